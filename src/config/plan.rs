@@ -1,0 +1,135 @@
+//! What a configuration means: every name resolved, every default applied, every value checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::core::access::Rule;
+use crate::core::name::VaultPath;
+use crate::core::source::SourceSpec;
+use crate::core::tree::{FieldDirSpec, FileSpec, TreeSpec};
+
+/// A mount, ready to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MountPlan {
+    /// How to reach Vault.
+    pub vault: VaultPlan,
+    /// Settings of the mount itself.
+    pub mount: MountSettings,
+    /// Who logs in and how; indexed by `IdentityId`.
+    pub identities: Vec<IdentityPlan>,
+    /// What is read; indexed by `SourceId`. No two name the same read.
+    pub sources: Vec<SourceSpec>,
+    /// Declared files.
+    pub files: Vec<FilePlan>,
+    /// Directories whose files are the fields of one KV secret (`[dir]` without `names`).
+    pub field_dirs: Vec<FieldDirSpec>,
+    /// Mirrored KV prefixes; indexed by `TreeId`.
+    pub trees: Vec<TreeSpec>,
+    /// Owner, group and mode of every directory that has none of its own.
+    pub directory: Rule,
+    /// What an operator should know though nothing is wrong.
+    pub warnings: Vec<String>,
+}
+
+/// How to reach Vault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultPlan {
+    /// Nodes, tried in order; each `http://HOST[:PORT]` or `https://HOST[:PORT]`.
+    pub addresses: Vec<String>,
+    /// Namespace, sent as `X-Vault-Namespace`.
+    pub namespace: Option<String>,
+    /// The only CA certificates to trust, a PEM file; `None`: those of the system.
+    pub ca_cert: Option<PathBuf>,
+    /// Certificate and key to present to the server, PEM files.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// The name that the server's certificate must have, if not the address's.
+    pub tls_server_name: Option<String>,
+    /// The longest that a reader waits.
+    pub read_timeout: Duration,
+    /// The longest that a minting request may take.
+    pub issue_timeout: Duration,
+    /// The largest answer to a read, in bytes.
+    pub max_secret_size: u64,
+    /// The largest answer to a list, in bytes.
+    pub max_list_size: u64,
+}
+
+/// Settings of the mount itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountSettings {
+    /// Bytes of secrets and lists kept at most.
+    pub max_memory: u64,
+    /// Threads that take requests from the kernel, 2 to 4.
+    pub threads: usize,
+    /// How long the list of a tree's directory is good.
+    pub list_max_age: Duration,
+    /// How often leases in use are looked up.
+    pub revocation_check: Duration,
+    /// Who besides the mounting user may reach the mount.
+    pub allow_other: bool,
+}
+
+/// One identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityPlan {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How it logs in.
+    pub method: Method,
+    /// Namespace to log in to and read from; default that of `[vault]`.
+    pub namespace: Option<String>,
+}
+
+/// A way to log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// A token that the user gave.
+    Token {
+        /// Where it is.
+        token: CredentialSource,
+    },
+    /// AppRole.
+    AppRole {
+        /// Where the method is mounted, default `approle`.
+        auth_path: VaultPath,
+        /// The role id; no secret.
+        role_id: CredentialSource,
+        /// The secret id; `None` for a role with `bind_secret_id=false`.
+        secret_id: Option<CredentialSource>,
+    },
+}
+
+/// Where a credential is found when it is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// In a file, read at each login.
+    File(PathBuf),
+    /// In an environment variable.
+    Variable(String),
+    /// In the configuration; for a role id alone.
+    Literal(String),
+}
+
+/// A declared file and how it is rendered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePlan {
+    /// Name, source and rule.
+    pub spec: FileSpec,
+    /// How it shows the source's values.
+    pub format: Format,
+}
+
+/// How values become bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One field: a string as it is, anything else as JSON text.
+    Raw {
+        /// The field's name.
+        field: String,
+    },
+    /// All fields, or one, as JSON text with a newline at the end.
+    Json {
+        /// The field's name; `None`: all.
+        field: Option<String>,
+    },
+}

@@ -1,0 +1,11 @@
+//! leasefs mounts a small tree of files whose contents are secrets of HashiCorp Vault or OpenBao.
+//!
+//! The kernel ([`fuse`]) and the network ([`vault`]) are edges. Between them stands [`core`], plain
+//! synchronous data: events in, an outcome and effects out. The [`driver`] carries the effects out.
+
+pub mod config;
+pub mod core;
+pub mod render;
+pub mod secret;
+pub mod sys;
+pub mod vault;
