@@ -3,7 +3,11 @@
 
 pub mod access;
 pub mod effect;
+pub mod engine;
 pub mod error;
+pub mod handles;
+pub mod identity;
+pub mod listing;
 pub mod name;
 pub mod source;
 pub mod time;

@@ -1,9 +1,19 @@
-//! The life of one source. (The state machine follows; these are its settings.)
+//! The life of one source: fetching, live, renewing, capped, rotating, retiring, ended.
+//!
+//! This file holds the state and the rules that need nothing but it; the engine joins them with tokens,
+//! names and handles. Invariants:
+//! - at most one read in flight, at most two generations;
+//! - the end of a generation is a comparison with `now`, never the work of a timer;
+//! - a failed renewal never mints: only [`Bucket`] lets a mint through.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::effect::ReadRequest;
-use crate::core::name::IdentityId;
+use crate::core::effect::{Credential, Minting, ReadRequest, Urgency};
+use crate::core::error::Failure;
+use crate::core::name::{FileId, GenerationId, HandleId, IdentityId, Ino, LeaseId, RequestId, Ticket};
+use crate::core::time::{BootTime, Chance, UnixTime, scaled};
 
 /// One Vault read with one identity, and how its values are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,4 +50,480 @@ pub enum Renew {
     Always,
     /// Never: it lapses.
     Never,
+}
+
+/// The bytes of a file, as far as the core must know them.
+pub trait Body {
+    /// How many bytes there are.
+    fn size(&self) -> u64;
+    /// Whether two bodies hold the same bytes; tells a changed KV secret that has no version.
+    fn same_as(&self, other: &Self) -> bool;
+}
+
+/// What one body belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Piece {
+    /// A declared file.
+    File(FileId),
+    /// A field that a directory shows.
+    Field(String),
+}
+
+/// An answer of Vault, rendered.
+#[derive(Debug)]
+pub struct Fetched<B> {
+    /// The clock before the request was sent.
+    pub sent: BootTime,
+    /// The wall clock at the answer, for `mtime` where Vault names no better time.
+    pub received: UnixTime,
+    /// What kind of thing it is.
+    pub kind: FetchedKind,
+    /// The bytes of each file; a file that can't be rendered has its own failure.
+    pub bodies: BTreeMap<Piece, Result<Arc<B>, Failure>>,
+}
+
+/// What kind of thing an answer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchedKind {
+    /// A KV secret.
+    Kv {
+        /// KV v2: its version.
+        version: Option<u64>,
+        /// KV v2: when the version was written.
+        created: Option<UnixTime>,
+        /// KV v2: when the version will be deleted.
+        deleted: Option<BootTime>,
+    },
+    /// Minted under a lease.
+    Leased {
+        /// The lease.
+        lease: LeaseId,
+        /// What was granted, from `sent` on.
+        duration: Duration,
+        /// Whether it can be renewed.
+        renewable: bool,
+    },
+    /// Neither.
+    Other {
+        /// Whether reading again makes a new one.
+        minted: bool,
+        /// When it stops being valid.
+        ends: Option<BootTime>,
+        /// When it became valid.
+        issued: Option<UnixTime>,
+    },
+}
+
+/// What keeps a generation valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// Reading again costs nothing: fresh until then, and a grace longer.
+    Kv {
+        /// KV v2: its version.
+        version: Option<u64>,
+        /// Until when it is served without asking.
+        fresh_until: BootTime,
+        /// When Vault will delete it.
+        deleted: BootTime,
+    },
+    /// A lease.
+    Leased(Lease),
+    /// It has its own end and nothing can move it (a certificate, a static role's password).
+    Fixed {
+        /// When to replace it, if it is in use.
+        replace: BootTime,
+    },
+}
+
+/// A lease and what happens to it next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Vault's name of it.
+    pub id: LeaseId,
+    /// What was granted at first; asked for at each renewal.
+    pub duration: Duration,
+    /// When Vault ends it.
+    pub expires: BootTime,
+    /// What happens next.
+    pub next: Next,
+    /// Whether renewing it can help: Vault says so, and it has not reached its cap.
+    pub renewable: bool,
+    /// When it is asked about, in case it was revoked in Vault.
+    pub look_up: LookUp,
+}
+
+/// What happens next to a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Renew it then.
+    Renew {
+        /// When.
+        at: BootTime,
+    },
+    /// A renewal is on its way.
+    Renewing {
+        /// Which.
+        request: RequestId,
+        /// The clock before it was sent.
+        sent: BootTime,
+    },
+    /// It can't be extended: replace it then.
+    Rotate {
+        /// When.
+        at: BootTime,
+    },
+}
+
+/// When a lease is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookUp {
+    /// Then.
+    At(BootTime),
+    /// The question is on its way.
+    InFlight(RequestId),
+    /// Vault does not let this token ask.
+    NotAllowed,
+}
+
+/// One result of a source.
+#[derive(Debug)]
+pub struct Generation<B> {
+    /// Which one.
+    pub id: GenerationId,
+    /// The token that obtained it; it never outlives that.
+    pub with: Credential,
+    /// For `mtime`.
+    pub issued: UnixTime,
+    /// What keeps it valid.
+    pub validity: Validity,
+    /// Its own end, the token's aside.
+    pub end: BootTime,
+    /// The bytes of each file.
+    pub bodies: BTreeMap<Piece, Result<Arc<B>, Failure>>,
+    /// How many bytes they are in all.
+    pub bytes: u64,
+    /// Who has it open.
+    pub handles: BTreeSet<HandleId>,
+}
+
+impl<B: Body> Generation<B> {
+    /// A fresh generation.
+    pub fn new(
+        id: GenerationId,
+        with: Credential,
+        fetched: Fetched<B>,
+        policy: &SourcePolicy,
+        settings: &LeaseSettings,
+        chance: Chance,
+    ) -> Generation<B> {
+        let Fetched { sent, received, kind, bodies } = fetched;
+        let bytes = bodies.values().flatten().map(|body| body.size()).sum();
+        let (validity, end, issued) = match kind {
+            FetchedKind::Kv { version, created, deleted } => {
+                let (fresh_until, deleted) = (sent + policy.max_age, deleted.unwrap_or(BootTime::NEVER));
+                let end = (fresh_until + policy.grace).min(deleted);
+                (Validity::Kv { version, fresh_until, deleted }, end, created)
+            }
+            FetchedKind::Leased { lease, duration, renewable } => {
+                let next = if renewable && policy.renew != Renew::Never {
+                    Next::Renew { at: renewal_time(sent, duration, chance, id) }
+                } else {
+                    Next::Rotate { at: sent + scaled(duration, chance.between(0.66, 0.80, id.0)) }
+                };
+                let look_up = LookUp::At(sent + settings.revocation_check);
+                let lease = Lease { id: lease, duration, expires: sent + duration, next, renewable, look_up };
+                (Validity::Leased(lease), lease_end(sent, duration), None)
+            }
+            FetchedKind::Other { minted: false, ends: None, issued } => {
+                let fresh_until = sent + policy.max_age;
+                let validity = Validity::Kv { version: None, fresh_until, deleted: BootTime::NEVER };
+                (validity, fresh_until + policy.grace, issued)
+            }
+            FetchedKind::Other { minted, ends, issued } => {
+                let end = ends.unwrap_or(BootTime::NEVER);
+                let replace = match minted {
+                    // Vault gives out the next value only once this one has ended.
+                    false => end,
+                    true if end == BootTime::NEVER => end,
+                    true => sent + scaled(end.since(sent), chance.between(0.66, 0.80, id.0)),
+                };
+                (Validity::Fixed { replace }, end, issued)
+            }
+        };
+        let issued = issued.unwrap_or(received);
+        Generation { id, with, issued, validity, end, bodies, bytes, handles: BTreeSet::new() }
+    }
+
+    /// Whether `other` shows the same secret: the same version, or the same bytes.
+    pub fn shows_the_same(&self, other: &Generation<B>) -> bool {
+        let (Validity::Kv { version: mine, .. }, Validity::Kv { version: theirs, .. }) =
+            (&self.validity, &other.validity)
+        else {
+            return false;
+        };
+        mine == theirs
+            && self.bodies.len() == other.bodies.len()
+            && self.bodies.iter().zip(&other.bodies).all(|((piece, body), (other_piece, other_body))| {
+                piece == other_piece
+                    && match (body, other_body) {
+                        (Ok(body), Ok(other)) => body.same_as(other),
+                        (Err(failure), Err(other)) => failure == other,
+                        _ => false,
+                    }
+            })
+    }
+
+    /// Whether it may be served without asking Vault.
+    pub fn is_fresh(&self, now: BootTime) -> bool {
+        match &self.validity {
+            Validity::Kv { fresh_until, .. } => now < *fresh_until,
+            Validity::Leased(_) | Validity::Fixed { .. } => true,
+        }
+    }
+
+    /// Whether it is a KV secret, or something else that costs nothing to read.
+    pub fn is_kv(&self) -> bool {
+        matches!(self.validity, Validity::Kv { .. })
+    }
+
+    /// Its lease, if it has one.
+    pub fn lease(&self) -> Option<&Lease> {
+        match &self.validity {
+            Validity::Leased(lease) => Some(lease),
+            Validity::Kv { .. } | Validity::Fixed { .. } => None,
+        }
+    }
+
+    /// Its lease, if it has one.
+    pub fn lease_mut(&mut self) -> Option<&mut Lease> {
+        match &mut self.validity {
+            Validity::Leased(lease) => Some(lease),
+            Validity::Kv { .. } | Validity::Fixed { .. } => None,
+        }
+    }
+}
+
+/// What all leases of a mount have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseSettings {
+    /// How often leases in use are looked up.
+    pub revocation_check: Duration,
+}
+
+/// When a lease counts as over: a little before Vault ends it, so that no dead credential is shown. The
+/// margin is 2 % of the lease, at least 100 ms, at most 2 s.
+pub fn lease_end(sent: BootTime, duration: Duration) -> BootTime {
+    let margin = scaled(duration, 0.02).clamp(Duration::from_millis(100), Duration::from_secs(2));
+    sent + duration.saturating_sub(margin)
+}
+
+/// When to renew a lease: between half and two thirds of it, so that many leases of one moment do not
+/// come back in one.
+pub fn renewal_time(sent: BootTime, duration: Duration, chance: Chance, id: GenerationId) -> BootTime {
+    sent + scaled(duration, chance.between(0.50, 0.66, id.0))
+}
+
+/// Whether Vault granted less than was asked, so that `max_ttl` is near (it is no error there).
+pub fn is_capped(granted: Duration, asked: Duration) -> bool {
+    granted + Duration::from_secs(1) < asked
+}
+
+/// The read of a source that is wanted or on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetch {
+    /// None.
+    Idle,
+    /// Wanted; it waits for a token, or for its bucket until `not_before`.
+    Queued {
+        /// Whether it may mint.
+        minting: Minting,
+        /// Who waits.
+        urgency: Urgency,
+        /// Not before that.
+        not_before: BootTime,
+    },
+    /// On its way.
+    InFlight {
+        /// Which request.
+        request: RequestId,
+        /// With which token.
+        with: Credential,
+        /// Whether it may mint.
+        minting: Minting,
+    },
+}
+
+/// Lets at most two mints through in a row, then one per interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bucket {
+    left: f64,
+    filled: BootTime,
+}
+
+impl Bucket {
+    const CAPACITY: f64 = 2.0;
+
+    /// A full one.
+    pub const FULL: Bucket = Bucket { left: Bucket::CAPACITY, filled: BootTime(0) };
+
+    /// Takes one out, with one more flowing in per `interval`.
+    ///
+    /// # Errors
+    /// When there will be one, if there is none now.
+    pub fn take(&mut self, now: BootTime, interval: Duration) -> Result<(), BootTime> {
+        let flow = now.since(self.filled).as_secs_f64() / interval.as_secs_f64().max(0.001);
+        self.left = (self.left + flow).min(Bucket::CAPACITY);
+        self.filled = now;
+        if self.left >= 1.0 {
+            self.left -= 1.0;
+            Ok(())
+        } else {
+            // A nanosecond more, so that rounding never makes the next try come too early.
+            Err(now + scaled(interval, 1.0 - self.left) + Duration::from_nanos(1))
+        }
+    }
+}
+
+/// A source and what is known of it.
+#[derive(Debug)]
+pub struct Source<B> {
+    /// What it is.
+    pub spec: SourceSpec,
+    /// Stays although nothing uses it: the configuration names it.
+    pub declared: bool,
+    /// What opens get.
+    pub current: Option<Generation<B>>,
+    /// What handles opened before a rotation still read.
+    pub previous: Option<Generation<B>>,
+    /// The read on its way.
+    pub fetch: Fetch,
+    /// Callers that wait for it.
+    pub waiters: BTreeSet<Ticket>,
+    /// When a program last opened one of its files.
+    pub last_open: Option<BootTime>,
+    /// Why the last read failed; none after a success.
+    pub failure: Option<Failure>,
+    /// Why the last renewal failed; none after a success.
+    pub renewal_failure: Option<Failure>,
+    /// Whether reading it mints, once known.
+    pub mints: Option<bool>,
+    /// Its names that the kernel may hold.
+    pub nodes: BTreeSet<Ino>,
+    /// Its mints.
+    pub bucket: Bucket,
+    /// The duration of its last lease, for the bucket.
+    pub lease_duration: Duration,
+    /// Reads that failed in a row.
+    pub failures: u32,
+    /// Nobody asks again by himself before that.
+    pub not_before: BootTime,
+}
+
+impl<B: Body> Source<B> {
+    /// A source that nobody asked for yet.
+    pub fn new(spec: SourceSpec, declared: bool) -> Source<B> {
+        let mints = match spec.request.engine {
+            crate::core::effect::EngineHint::Kv1 | crate::core::effect::EngineHint::Kv2 => Some(false),
+            crate::core::effect::EngineHint::Other => Some(true),
+            crate::core::effect::EngineHint::Auto => spec.request.params.is_some().then_some(true),
+        };
+        Source {
+            spec,
+            declared,
+            current: None,
+            previous: None,
+            fetch: Fetch::Idle,
+            waiters: BTreeSet::new(),
+            last_open: None,
+            failure: None,
+            renewal_failure: None,
+            mints,
+            nodes: BTreeSet::new(),
+            bucket: Bucket::FULL,
+            lease_duration: Duration::ZERO,
+            failures: 0,
+            not_before: BootTime(0),
+        }
+    }
+
+    /// Whether a program uses it: it is open, or was lately, or is to be kept in any case.
+    pub fn in_use(&self, now: BootTime) -> bool {
+        let idle_timeout = self.spec.policy.idle_timeout.unwrap_or(self.lease_duration.saturating_mul(2));
+        self.spec.policy.renew == Renew::Always
+            || [&self.current, &self.previous].into_iter().flatten().any(|one| !one.handles.is_empty())
+            || self.last_open.is_some_and(|last| now < last + idle_timeout)
+    }
+
+    /// The generation with this id, if it is still there.
+    pub fn generation(&self, id: GenerationId) -> Option<&Generation<B>> {
+        [&self.current, &self.previous].into_iter().flatten().find(|one| one.id == id)
+    }
+
+    /// The generation with this id, if it is still there.
+    pub fn generation_mut(&mut self, id: GenerationId) -> Option<&mut Generation<B>> {
+        [&mut self.current, &mut self.previous].into_iter().flatten().find(|one| one.id == id)
+    }
+
+    /// The shortest time between two mints, once the bucket is empty.
+    pub fn mint_interval(&self) -> Duration {
+        (self.lease_duration / 10).max(Duration::from_secs(1))
+    }
+
+    /// Whether anything but its declaration keeps it.
+    pub fn is_idle(&self) -> bool {
+        self.current.is_none()
+            && self.previous.is_none()
+            && self.fetch == Fetch::Idle
+            && self.waiters.is_empty()
+            && self.nodes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_lease_counts_as_over_a_little_before_vault_ends_it() {
+        for (lease, margin_ms) in [(1, 100), (10, 200), (20, 400), (60, 1200), (100, 2000), (3600, 2000)] {
+            let end = lease_end(BootTime(0), S * lease);
+            assert_eq!(end, BootTime(0) + S * lease - Duration::from_millis(margin_ms), "{lease} s");
+        }
+    }
+
+    #[test]
+    fn a_lease_shorter_than_its_margin_is_over_at_once() {
+        assert_eq!(lease_end(BootTime(7), Duration::from_millis(50)), BootTime(7));
+    }
+
+    #[test]
+    fn a_grant_of_a_second_less_is_rounding_and_not_the_cap() {
+        assert!(!is_capped(S * 19, S * 20));
+        assert!(is_capped(S * 18, S * 20));
+        assert!(!is_capped(S * 25, S * 20));
+    }
+
+    #[test]
+    fn the_bucket_holds_a_storm_of_mints_back() {
+        let mut bucket = Bucket::FULL;
+        let mut now = BootTime(0) + S * 1000;
+        let mut minted = 0;
+        for _ in 0..15_000 {
+            minted += u32::from(bucket.take(now, S).is_ok());
+            now = now + Duration::from_millis(1);
+        }
+        assert!((16..=17).contains(&minted), "two at once, then one a second: {minted}");
+    }
+
+    #[test]
+    fn the_bucket_says_when_to_come_back_and_then_keeps_its_word() {
+        let mut bucket = Bucket::FULL;
+        let now = BootTime(0) + S * 1000;
+        assert!(bucket.take(now, S * 7).is_ok());
+        assert!(bucket.take(now, S * 7).is_ok());
+        let again = bucket.take(now + S, S * 7).unwrap_err();
+        assert!(bucket.take(again, S * 7).is_ok());
+    }
 }

@@ -1,0 +1,423 @@
+//! What an operator asks: how things stand, revoke, refresh, stop.
+
+use crate::core::access::{Caller, Verdict, may_read};
+use crate::core::effect::{Answer, Credential, Effect, End, Outcome};
+use crate::core::engine::leases::Revocation;
+use crate::core::engine::waiting::Operation;
+use crate::core::engine::{Effects, Engine};
+use crate::core::error::{Failure, FsError};
+use crate::core::identity::LoginState;
+use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId, Ticket};
+use crate::core::source::{Body, Fetch, Generation, Next, Piece, Source, Validity};
+use crate::core::time::{BootTime, Moment, UnixTime};
+use crate::core::tree::Node;
+
+/// How a file stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing was fetched yet, or what was is over.
+    Idle,
+    /// It can be read.
+    Live,
+    /// It can be read, and is being extended.
+    Renewing,
+    /// It can be read, but Vault could not be asked whether it is still right.
+    Stale,
+    /// It can't be read: the last try failed.
+    Failed,
+    /// An operator locked it.
+    Locked,
+}
+
+impl State {
+    /// Its name, as in `user.leasefs.state`.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Live => "live",
+            State::Renewing => "renewing",
+            State::Stale => "stale",
+            State::Failed => "failed",
+            State::Locked => "locked",
+        }
+    }
+}
+
+/// How one file stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileStatus {
+    /// Its name.
+    pub name: String,
+    /// How it stands.
+    pub state: State,
+    /// What it reads.
+    pub path: String,
+    /// Who reads it.
+    pub identity: IdentityId,
+    /// Bytes, if it can be read.
+    pub size: Option<u64>,
+    /// KV v2: which version.
+    pub version: Option<u64>,
+    /// When the current generation was issued.
+    pub issued: Option<UnixTime>,
+    /// When it ends, if nothing extends it.
+    pub expires: Option<BootTime>,
+    /// Its lease.
+    pub lease: Option<LeaseId>,
+    /// How many handles are open, on both generations.
+    pub readers: usize,
+    /// Why the last try failed.
+    pub error: Option<String>,
+    /// The name is gone with its lease.
+    pub vanished: bool,
+}
+
+/// How one identity stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityStatus {
+    /// Which one.
+    pub identity: IdentityId,
+    /// Whether it has a token.
+    pub logged_in: bool,
+    /// When the token ends; `None`: never, or there is none.
+    pub expires: Option<BootTime>,
+    /// Why the last login failed.
+    pub error: Option<String>,
+}
+
+/// How a mount stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Each file that is declared or that a program has looked at, by name.
+    pub files: Vec<FileStatus>,
+    /// Each identity.
+    pub identities: Vec<IdentityStatus>,
+    /// Bytes of secrets and lists kept.
+    pub memory: u64,
+    /// Leases that could not be revoked and live on in Vault.
+    pub unrevoked: Vec<Debt>,
+}
+
+/// A lease that lives on in Vault though nobody here uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Debt {
+    /// Which.
+    pub lease: LeaseId,
+    /// What it was for.
+    pub source: SourceId,
+    /// The token that obtained it.
+    pub with: Credential,
+    /// When it ends by itself.
+    pub expires: BootTime,
+}
+
+/// What is to be given back when the mount ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// Tokens that leasefs logged in for: revoking them ends all of their leases.
+    pub tokens: Vec<Credential>,
+    /// All leases that live.
+    pub leases: Vec<Debt>,
+    /// Whether a read that may mint is still on its way.
+    pub minting: bool,
+}
+
+/// The extended attributes of a file.
+pub const XATTRS: [&str; 6] = [
+    "user.leasefs.source",
+    "user.leasefs.state",
+    "user.leasefs.version",
+    "user.leasefs.issued",
+    "user.leasefs.expires",
+    "user.leasefs.error",
+];
+
+/// The value of an extended attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum XattrValue {
+    /// As it is.
+    Text(String),
+    /// To be shown as RFC 3339.
+    Unix(UnixTime),
+    /// To be shown as RFC 3339, once turned into a wall-clock time.
+    Boot(BootTime),
+}
+
+impl<B: Body> Engine<B> {
+    /// How everything stands.
+    pub fn status(&self, now: BootTime) -> Status {
+        let mut files: Vec<FileStatus> = self
+            .tree
+            .slots()
+            .filter(|(_, slot)| matches!(slot.node, Node::File(_) | Node::Field(_)))
+            .filter_map(|(ino, _)| self.file_status(now, ino))
+            .collect();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let identities = self
+            .identities
+            .iter()
+            .map(|identity| {
+                let token = identity.current().filter(|token| now < token.end);
+                IdentityStatus {
+                    identity: identity.id,
+                    logged_in: token.is_some(),
+                    expires: token.map(|token| token.end).filter(|end| *end != BootTime::NEVER),
+                    error: match &identity.login {
+                        LoginState::Failed { failure, .. } => Some(failure.reason.clone()),
+                        LoginState::Idle | LoginState::InFlight(_) => None,
+                    },
+                }
+            })
+            .collect();
+        let unrevoked = self
+            .retiring
+            .iter()
+            .filter(|(_, one)| matches!(one.state, Revocation::Refused(_)) && now < one.expires)
+            .map(|(lease, one)| Debt {
+                lease: lease.clone(),
+                source: one.source,
+                with: one.with,
+                expires: one.expires,
+            })
+            .collect();
+        Status { files, identities, memory: self.memory, unrevoked }
+    }
+
+    fn file_status(&self, now: BootTime, ino: Ino) -> Option<FileStatus> {
+        let (id, piece, _) = self.file_of(ino)?;
+        let source = self.sources.get(&id)?;
+        let live = self.live(now, id);
+        let readers = [&source.current, &source.previous]
+            .into_iter()
+            .flatten()
+            .flat_map(|one| &one.handles)
+            .filter(|handle| self.handles.file(**handle).is_some_and(|file| file.ino == ino))
+            .count();
+        Some(FileStatus {
+            name: self.tree.path(ino),
+            state: state_of(source, live, &piece, now),
+            path: source.spec.request.path.as_str().to_owned(),
+            identity: source.spec.identity,
+            size: live.and_then(|one| one.bodies.get(&piece)?.as_ref().ok()).map(|body| body.size()),
+            version: live.and_then(version_of),
+            issued: live.map(|one| one.issued),
+            expires: live.map(|one| self.end_of(one)).filter(|end| *end != BootTime::NEVER),
+            lease: live.and_then(|one| one.lease().map(|lease| lease.id.clone())),
+            readers,
+            error: error_of(source, live, &piece).map(|failure| failure.reason.clone()),
+            vanished: self.vanished.contains(&ino),
+        })
+    }
+
+    /// The value of an extended attribute, for a caller who may read the file.
+    pub fn xattr(&self, now: BootTime, caller: &Caller, ino: Ino, name: &str) -> Outcome<XattrValue> {
+        let Some((_, _, rule)) = self.file_of(ino) else {
+            return Outcome::Done(Err(FsError::NoSuchAttribute));
+        };
+        match may_read(caller, &rule) {
+            Verdict::NeedGroups => return Outcome::NeedGroups,
+            Verdict::Deny => return Outcome::Done(Err(FsError::CallerDenied)),
+            Verdict::Allow => {}
+        }
+        let Some(status) = self.file_status(now, ino) else {
+            return Outcome::Done(Err(FsError::NoSuchAttribute));
+        };
+        let value = match name {
+            "user.leasefs.source" => Some(XattrValue::Text(status.path)),
+            "user.leasefs.state" => Some(XattrValue::Text(status.state.name().to_owned())),
+            "user.leasefs.version" => status.version.map(|version| XattrValue::Text(version.to_string())),
+            "user.leasefs.issued" => status.issued.map(XattrValue::Unix),
+            "user.leasefs.expires" => status.expires.map(XattrValue::Boot),
+            "user.leasefs.error" => status.error.map(XattrValue::Text),
+            _ => None,
+        };
+        Outcome::Done(value.ok_or(FsError::NoSuchAttribute))
+    }
+
+    /// The names of the extended attributes that have a value now, for a caller who may read the file.
+    pub fn xattr_names(&self, now: BootTime, caller: &Caller, ino: Ino) -> Outcome<Vec<&'static str>> {
+        let mut names = Vec::new();
+        for name in XATTRS {
+            match self.xattr(now, caller, ino, name) {
+                Outcome::Done(Ok(_)) => names.push(name),
+                Outcome::NeedGroups => return Outcome::NeedGroups,
+                Outcome::Done(Err(_)) | Outcome::Wait(_) => {}
+            }
+        }
+        Outcome::Done(Ok(names))
+    }
+
+    /// The files that an operator means: these names, or what is below them; none: all.
+    ///
+    /// # Errors
+    /// The first name that is not in the tree.
+    pub fn select(&self, names: &[String]) -> Result<Vec<Ino>, String> {
+        let mut files: Vec<(String, Ino)> = self
+            .tree
+            .slots()
+            .filter(|(_, slot)| matches!(slot.node, Node::File(_) | Node::Field(_)))
+            .map(|(ino, _)| (self.tree.path(ino), ino))
+            .collect();
+        files.sort();
+        if names.is_empty() {
+            return Ok(files.into_iter().map(|(_, ino)| ino).collect());
+        }
+        let mut selected = Vec::new();
+        for name in names {
+            let name = name.trim_matches('/');
+            let below = format!("{name}/");
+            let before = selected.len();
+            selected.extend(
+                files
+                    .iter()
+                    .filter(|(path, _)| path == name || path.starts_with(&below))
+                    .map(|(_, ino)| *ino),
+            );
+            if selected.len() == before && self.tree.find(name).is_none() {
+                return Err(name.to_owned());
+            }
+        }
+        Ok(selected)
+    }
+
+    /// Ends the generations of these files, here and in Vault. The next open fetches anew.
+    pub fn revoke(&mut self, at: Moment, files: &[Ino]) -> (usize, Effects) {
+        self.run(at, |engine, fx| {
+            let mut ended: Vec<(SourceId, GenerationId)> = files
+                .iter()
+                .filter_map(|ino| engine.file_of(*ino))
+                .filter_map(|(id, _, _)| Some((id, engine.sources.get(&id)?)))
+                .flat_map(|(id, source)| {
+                    [&source.current, &source.previous].into_iter().flatten().map(move |one| (id, one.id))
+                })
+                .collect();
+            ended.sort();
+            ended.dedup();
+            for (id, which) in &ended {
+                engine.end_generation(at, *id, *which, End::Revoked, fx);
+            }
+            ended.len()
+        })
+    }
+
+    /// Fetches these files now, as if their generations were over; names that had vanished come back.
+    /// Each source is fetched once; the ticket of each file is answered when its source is done.
+    pub fn refresh(&mut self, at: Moment, files: &[Ino]) -> (Vec<(Ino, Outcome<Answer>)>, Effects) {
+        self.run(at, |engine, fx| {
+            let mut outcomes = Vec::new();
+            for ino in files {
+                let Some((id, _, _)) = engine.file_of(*ino) else { continue };
+                if engine.vanished.remove(ino)
+                    && let Some(slot) = engine.tree.slot(*ino)
+                {
+                    fx.push(Effect::InvalidateListing(slot.parent));
+                }
+                let failed = engine.start_refresh(at, id, fx);
+                let outcome = match failed {
+                    Some(failure) => Outcome::Done(Err(failure.fault.situation())),
+                    None => engine.wait_for_fetch(*ino, id, Operation::Refresh),
+                };
+                outcomes.push((*ino, outcome));
+            }
+            outcomes
+        })
+    }
+
+    fn start_refresh(&mut self, at: Moment, id: SourceId, fx: &mut Effects) -> Option<Failure> {
+        match self.sources.get(&id).map(|source| source.fetch) {
+            Some(Fetch::Idle) => {
+                let minting = crate::core::effect::Minting::Allowed;
+                self.start_fetch(at, id, minting, crate::core::effect::Urgency::Reader, fx)
+            }
+            Some(Fetch::Queued { .. } | Fetch::InFlight { .. }) | None => None,
+        }
+    }
+
+    /// The mount ends: all bytes go, callers that wait are told, and what is left to be given back is
+    /// returned. Nothing is fetched any more; what still arrives is added to `leases` by asking again.
+    pub fn stop(&mut self, at: Moment) -> (Settlement, Effects) {
+        self.run(at, |engine, fx| {
+            engine.stopping = true;
+            let waiting: Vec<Ticket> = std::mem::take(&mut engine.waiting).into_keys().collect();
+            for ticket in waiting {
+                fx.push(Effect::Answer { ticket, answer: Err(FsError::Stopping) });
+            }
+            let ending: Vec<(SourceId, GenerationId)> = engine
+                .sources
+                .iter()
+                .flat_map(|(id, source)| {
+                    [&source.current, &source.previous].into_iter().flatten().map(|one| (*id, one.id))
+                })
+                .collect();
+            for (id, which) in ending {
+                engine.end_generation(at, id, which, End::Stopped, fx);
+            }
+            // They are given back all at once, by whoever carries the settlement out.
+            fx.list.retain(|effect| !matches!(effect, Effect::RevokeLease { .. }));
+            engine.settlement(at.now)
+        })
+    }
+
+    /// What is still to be given back after [`Engine::stop`].
+    pub fn settlement(&self, now: BootTime) -> Settlement {
+        let tokens = self
+            .identities
+            .iter()
+            .flat_map(|identity| {
+                let ours = identity.tokens.iter().filter(|token| token.ours && now < token.end);
+                ours.map(|token| Credential { identity: identity.id, token: token.id })
+            })
+            .collect();
+        let leases = self
+            .retiring
+            .iter()
+            .filter(|(_, one)| now < one.expires)
+            .map(|(lease, one)| Debt {
+                lease: lease.clone(),
+                source: one.source,
+                with: one.with,
+                expires: one.expires,
+            })
+            .collect();
+        let minting = self
+            .sources
+            .values()
+            .any(|source| matches!(source.fetch, Fetch::InFlight { .. }) && source.mints != Some(false));
+        Settlement { tokens, leases, minting }
+    }
+}
+
+fn state_of<B: Body>(
+    source: &Source<B>,
+    live: Option<&Generation<B>>,
+    piece: &Piece,
+    now: BootTime,
+) -> State {
+    let Some(generation) = live else {
+        return if source.failure.is_some() { State::Failed } else { State::Idle };
+    };
+    let renewing = generation.lease().is_some_and(|lease| matches!(lease.next, Next::Renewing { .. }))
+        || source.fetch != Fetch::Idle;
+    match generation.bodies.get(piece) {
+        None | Some(Err(_)) => State::Failed,
+        Some(Ok(_)) if renewing => State::Renewing,
+        Some(Ok(_)) if !generation.is_fresh(now) && source.failure.is_some() => State::Stale,
+        Some(Ok(_)) => State::Live,
+    }
+}
+
+fn error_of<'a, B: Body>(
+    source: &'a Source<B>,
+    live: Option<&'a Generation<B>>,
+    piece: &Piece,
+) -> Option<&'a Failure> {
+    let own = live.and_then(|one| one.bodies.get(piece)).and_then(|body| body.as_ref().err());
+    own.or(source.failure.as_ref()).or(source.renewal_failure.as_ref())
+}
+
+fn version_of<B: Body>(generation: &Generation<B>) -> Option<u64> {
+    match &generation.validity {
+        Validity::Kv { version, .. } => *version,
+        Validity::Leased(_) | Validity::Fixed { .. } => None,
+    }
+}

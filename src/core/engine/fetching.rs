@@ -1,0 +1,409 @@
+//! Reads of sources: who may cause one, what becomes of its answer.
+
+use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
+use crate::core::engine::waiting::Start;
+use crate::core::engine::{Effects, Engine};
+use crate::core::error::{Failure, Fault, FsError};
+use crate::core::identity::{LoginState, backoff_ceiling};
+use crate::core::name::{GenerationId, IdentityId, RequestId, SourceId};
+use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Validity};
+use crate::core::time::{BootTime, Moment, scaled};
+
+/// What became of a read.
+#[derive(Debug)]
+pub enum FetchResult<B> {
+    /// The secret.
+    Secret(Fetched<B>),
+    /// It is no KV secret, and the read was not allowed to mint: nothing was read.
+    WouldMint,
+    /// It failed.
+    Failed(Failure),
+}
+
+/// How a source stands for a caller who wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// It can be shown, or there is nothing to show without minting.
+    Ready,
+    /// A read is on its way.
+    Waiting,
+    /// It can't be shown.
+    Failed(FsError),
+}
+
+impl<B: Body> Engine<B> {
+    /// A caller wants a source. Starts a read where one is needed and allowed.
+    pub(super) fn demand(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        minting: Minting,
+        start: Start,
+        fx: &mut Effects,
+    ) -> Demand {
+        let live = self.live(at.now, id).map(|generation| generation.is_fresh(at.now));
+        let Some(source) = self.sources.get(&id) else { return Demand::Failed(FsError::NoSuchName) };
+        if live == Some(true) || (minting == Minting::Forbidden && source.mints == Some(true)) {
+            return Demand::Ready;
+        }
+        match source.fetch {
+            Fetch::InFlight { .. } => return Demand::Waiting,
+            Fetch::Queued { .. } if start == Start::No => return Demand::Waiting,
+            Fetch::Queued { .. } | Fetch::Idle => {}
+        }
+        if start == Start::Yes {
+            let waits_for_login = self.start_fetch(at, id, minting, Urgency::Reader, fx);
+            match waits_for_login {
+                None => return Demand::Waiting,
+                // A login that just failed is not repeated for each caller.
+                Some(failure) if live.is_none() => return Demand::Failed(failure.fault.situation()),
+                Some(_) => return Demand::Ready,
+            }
+        }
+        match (live, &source.failure) {
+            // Past its max-age and Vault can't be asked: stale, until its grace is over.
+            (Some(_), _) => Demand::Ready,
+            (None, Some(failure)) => Demand::Failed(failure.fault.situation()),
+            (None, None) => Demand::Failed(FsError::Unusable),
+        }
+    }
+
+    /// Starts a read, or queues it until there is a token and its bucket lets it through. Returns a
+    /// failure if there is no token and none is on its way.
+    pub(super) fn start_fetch(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        minting: Minting,
+        urgency: Urgency,
+        fx: &mut Effects,
+    ) -> Option<Failure> {
+        let source = self.sources.get(&id)?;
+        if self.stopping {
+            return None;
+        }
+        let identity = source.spec.identity;
+        let minting = match source.fetch {
+            Fetch::Queued { minting: Minting::Allowed, .. } => Minting::Allowed,
+            Fetch::Queued { .. } | Fetch::Idle => minting,
+            Fetch::InFlight { .. } => return None,
+        };
+        let Some(with) = self.identity(identity).credential(at.now) else {
+            if let LoginState::Failed { failure, again } = &self.identity(identity).login
+                && at.now < *again
+            {
+                let failure = failure.clone();
+                self.note_failure(at, id, failure.clone());
+                return Some(failure);
+            }
+            self.log_in(identity, fx);
+            self.identity_mut(identity).waiting_sources.insert(id);
+            self.queue_fetch(id, minting, urgency, BootTime::NEVER);
+            return None;
+        };
+        let source = self.sources.get_mut(&id)?;
+        if source.mints == Some(true) && minting == Minting::Allowed {
+            let interval = source.mint_interval();
+            if let Err(not_before) = source.bucket.take(at.now, interval) {
+                self.queue_fetch(id, minting, urgency, not_before);
+                return None;
+            }
+        }
+        self.send_read(id, with, minting, urgency, fx);
+        None
+    }
+
+    fn queue_fetch(&mut self, id: SourceId, minting: Minting, urgency: Urgency, not_before: BootTime) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.fetch = Fetch::Queued { minting, urgency, not_before };
+        }
+        self.touch_source(id);
+    }
+
+    fn send_read(
+        &mut self,
+        id: SourceId,
+        with: Credential,
+        minting: Minting,
+        urgency: Urgency,
+        fx: &mut Effects,
+    ) {
+        let request = self.request();
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.fetch = Fetch::InFlight { request, with, minting };
+        let (read, fields) = (source.spec.request.clone(), source.spec.fields);
+        fx.push(Effect::Read { request, source: id, with, read, fields, minting, urgency });
+        self.touch_source(id);
+    }
+
+    /// A login is there, or the bucket has filled: queued reads go out.
+    pub(super) fn resume_fetch(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        let Some(Fetch::Queued { minting, urgency, .. }) = self.sources.get(&id).map(|source| source.fetch)
+        else {
+            return;
+        };
+        if self.start_fetch(at, id, minting, urgency, fx).is_some() {
+            self.give_up_fetch(at, id, fx);
+        }
+    }
+
+    /// A queued read can't go out: those who wait are told why.
+    pub(super) fn give_up_fetch(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.fetch = Fetch::Idle;
+        }
+        self.touch_source(id);
+        self.wake_waiters_of_source(at, id, Start::No, fx);
+    }
+
+    /// A read has come back.
+    pub fn fetched(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        request: RequestId,
+        with: Credential,
+        result: FetchResult<B>,
+    ) -> Effects {
+        self.run(at, |engine, fx| engine.take_fetched(at, id, request, with, result, fx)).1
+    }
+
+    fn take_fetched(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        request: RequestId,
+        with: Credential,
+        result: FetchResult<B>,
+        fx: &mut Effects,
+    ) {
+        let expected = self.sources.get(&id).is_some_and(
+            |source| matches!(source.fetch, Fetch::InFlight { request: expected, .. } if expected == request),
+        );
+        if !expected || self.stopping {
+            self.refuse_late(at, id, with, result, fx);
+            return;
+        }
+        self.touch_source(id);
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.fetch = Fetch::Idle;
+        }
+        match result {
+            FetchResult::Secret(fetched) => {
+                self.take_secret(at, id, with, fetched, fx);
+                self.wake_waiters_of_source(at, id, Start::No, fx);
+            }
+            FetchResult::WouldMint => {
+                if let Some(source) = self.sources.get_mut(&id) {
+                    source.mints = Some(true);
+                }
+                // Programs that opened it meanwhile want more than those that only looked.
+                self.wake_waiters_of_source(at, id, Start::Yes, fx);
+            }
+            FetchResult::Failed(failure) => self.take_failure(at, id, with, failure, fx),
+        }
+        self.drop_unused_tokens(with.identity, fx);
+        self.drop_if_idle(id);
+    }
+
+    /// An answer that nobody waits for any more: what it minted is revoked.
+    fn refuse_late(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        with: Credential,
+        result: FetchResult<B>,
+        fx: &mut Effects,
+    ) {
+        if let FetchResult::Secret(Fetched {
+            kind: FetchedKind::Leased { lease, duration, .. }, sent, ..
+        }) = result
+        {
+            fx.push(Effect::Report(Report::LateCredential { source: id }));
+            self.retire(at, id, lease, with, sent + duration, fx);
+        }
+    }
+
+    fn take_secret(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        with: Credential,
+        fetched: Fetched<B>,
+        fx: &mut Effects,
+    ) {
+        let generation_id = GenerationId(self.fresh_id());
+        let leases = self.settings.leases;
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let generation =
+            Generation::new(generation_id, with, fetched, &source.spec.policy, &leases, at.chance);
+        source.mints = Some(!generation.is_kv());
+        source.failures = 0;
+        source.not_before = BootTime(0);
+        if let Some(lease) = generation.lease() {
+            source.lease_duration = lease.duration;
+        }
+        if at.now >= self.end_of(&generation) {
+            let reason = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
+            self.reject(at, id, generation, Failure::new(Fault::Unusable, reason), fx);
+            return;
+        }
+        let current = self.sources.get(&id).and_then(|source| source.current.as_ref());
+        let unchanged = current
+            .is_some_and(|current| at.now < self.end_of(current) && current.shows_the_same(&generation));
+        if unchanged {
+            self.extend(id, generation, fx);
+        } else if self.make_room(at, id, generation.bytes, fx) {
+            self.publish(at, id, generation, fx);
+        } else {
+            let reason = format!(
+                "no memory left under max-memory ({} bytes): raise it, or show fewer files",
+                self.settings.max_memory
+            );
+            self.reject(at, id, generation, Failure::new(Fault::OutOfMemory, reason), fx);
+            return;
+        }
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.failure = None;
+            source.renewal_failure = None;
+        }
+    }
+
+    /// A result that can't be shown: its lease is given back.
+    fn reject(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        generation: Generation<B>,
+        failure: Failure,
+        fx: &mut Effects,
+    ) {
+        if let Validity::Leased(lease) = generation.validity {
+            self.retire(at, id, lease.id, generation.with, lease.expires, fx);
+        }
+        self.note_failure(at, id, failure.clone());
+        fx.push(Effect::Report(Report::FetchFailed { source: id, failure }));
+    }
+
+    /// The same secret as before: its time goes on, its bytes and its `mtime` stay.
+    fn extend(&mut self, id: SourceId, newer: Generation<B>, fx: &mut Effects) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let Some(current) = &mut source.current else { return };
+        current.validity = newer.validity;
+        current.end = newer.end;
+        current.with = newer.with;
+        self.drop_unused_tokens(newer.with.identity, fx);
+    }
+
+    /// A new generation for all files of the source, in one step.
+    fn publish(&mut self, at: Moment, id: SourceId, generation: Generation<B>, fx: &mut Effects) {
+        if let Some(older) = self.sources.get(&id).and_then(|source| source.previous.as_ref()) {
+            self.end_generation(at, id, older.id, End::Replaced, fx);
+        }
+        let replaced = self.sources.get(&id).and_then(|source| source.current.as_ref());
+        if let Some(replaced) = replaced {
+            let (which, over) = (replaced.id, at.now >= self.end_of(replaced));
+            if over || replaced.handles.is_empty() {
+                self.end_generation(at, id, which, if over { End::Lapsed } else { End::Replaced }, fx);
+            }
+        }
+        let end = self.end_of(&generation);
+        self.memory += generation.bytes;
+        // Ending the last generation of a source that a tree brought in may have dropped it: its
+        // waiters keep it, so it is there.
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.previous = source.current.take();
+        if let Some(previous) = &mut source.previous
+            && previous.is_kv()
+        {
+            previous.end = previous.end.min(at.now + source.spec.policy.grace);
+        }
+        source.current = Some(generation);
+        for ino in &source.nodes {
+            self.vanished.remove(ino);
+        }
+        self.invalidate(id, fx);
+        fx.push(Effect::Report(Report::Published { source: id, end }));
+    }
+
+    /// Makes room for `bytes` more: the least recently opened KV secrets without handles go first.
+    /// Returns whether there is room now.
+    pub(super) fn make_room(&mut self, at: Moment, keep: SourceId, bytes: u64, fx: &mut Effects) -> bool {
+        if bytes > self.settings.max_memory {
+            return false;
+        }
+        if self.memory + bytes > self.settings.max_memory {
+            self.drop_old_lists(at.now);
+        }
+        while self.memory + bytes > self.settings.max_memory {
+            let oldest = self
+                .sources
+                .iter()
+                .filter(|(id, _)| **id != keep)
+                .filter_map(|(id, source)| {
+                    let current = source.current.as_ref()?;
+                    let evictable = current.is_kv() && current.handles.is_empty();
+                    evictable.then_some((source.last_open, *id, current.id))
+                })
+                .min();
+            match oldest {
+                Some((_, id, which)) => self.end_generation(at, id, which, End::Evicted, fx),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn take_failure(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        with: Credential,
+        failure: Failure,
+        fx: &mut Effects,
+    ) {
+        let fault = failure.fault;
+        if fault == Fault::TokenLost {
+            self.lose_token(at, with, fx);
+        }
+        self.note_failure(at, id, failure.clone());
+        self.renew_instead(id);
+        fx.push(Effect::Report(Report::FetchFailed { source: id, failure }));
+        // Vault has spoken: what it does not give any more is not shown any more.
+        let gone = matches!(fault, Fault::NotFound | Fault::Denied);
+        let kv = self.sources.get(&id).and_then(|source| source.current.as_ref()).filter(|one| one.is_kv());
+        if let Some(which) = kv.map(|one| one.id)
+            && gone
+        {
+            self.end_generation(at, id, which, End::GoneInVault, fx);
+            if let Some(older) = self.sources.get(&id).and_then(|source| source.previous.as_ref()) {
+                self.end_generation(at, id, older.id, End::GoneInVault, fx);
+            }
+        }
+        self.wake_waiters_of_source(at, id, Start::No, fx);
+    }
+
+    /// Remembers why a read failed, and does not let the engine itself ask again too soon.
+    pub(super) fn note_failure(&mut self, at: Moment, id: SourceId, failure: Failure) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.failures = source.failures.saturating_add(1);
+        let pause = scaled(backoff_ceiling(source.failures), at.chance.between(0.3, 1.0, u64::from(id.0)));
+        source.not_before = at.now + failure.retry_after.map_or(pause, |asked| asked.max(pause));
+        source.failure = Some(failure);
+        self.touch_source(id);
+    }
+
+    /// Sources that wait for this identity's token.
+    pub(super) fn resume_all(&mut self, at: Moment, identity: IdentityId, fx: &mut Effects) {
+        let (sources, lists) = {
+            let identity = self.identity_mut(identity);
+            (std::mem::take(&mut identity.waiting_sources), std::mem::take(&mut identity.waiting_lists))
+        };
+        for id in sources {
+            self.resume_fetch(at, id, fx);
+        }
+        for ino in lists {
+            self.resume_list(at, ino, fx);
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Leases: renewed while in use, replaced before they end, looked up, revoked.
+
+use std::time::Duration;
+
+use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
+use crate::core::engine::wakes::WakeKey;
+use crate::core::engine::{Effects, Engine};
+use crate::core::error::{Failure, Fault};
+use crate::core::identity::backoff_ceiling;
+use crate::core::name::{GenerationId, LeaseId, RequestId, SourceId};
+use crate::core::source::{
+    Body, Fetch, Generation, LookUp, Next, Renew, Source, Validity, is_capped, lease_end, renewal_time,
+};
+use crate::core::time::{BootTime, Moment, scaled};
+
+/// What a renewal granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The clock before the request was sent.
+    pub sent: BootTime,
+    /// How long from then.
+    pub duration: Duration,
+    /// Whether it can be renewed again.
+    pub renewable: bool,
+}
+
+/// A lease that is to be revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Retiring {
+    pub(super) source: SourceId,
+    pub(super) with: Credential,
+    pub(super) expires: BootTime,
+    pub(super) state: Revocation,
+    attempts: u32,
+}
+
+/// How far a revocation is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Revocation {
+    /// On its way.
+    InFlight,
+    /// Tried again then.
+    Again(BootTime),
+    /// Vault does not let this token revoke.
+    Refused(Failure),
+}
+
+impl Retiring {
+    pub(super) fn wake(&self) -> Option<BootTime> {
+        match self.state {
+            Revocation::Again(at) => Some(at.min(self.expires)),
+            Revocation::InFlight | Revocation::Refused(_) => Some(self.expires),
+        }
+    }
+
+    /// Whether it still takes this token to revoke it.
+    pub(super) fn needs(&self, with: Credential) -> bool {
+        self.with == with && !matches!(self.state, Revocation::Refused(_))
+    }
+}
+
+impl<B: Body> Engine<B> {
+    /// When a source must be looked at again.
+    pub(super) fn source_wake(&self, now: BootTime, id: SourceId) -> Option<BootTime> {
+        let source = self.sources.get(&id)?;
+        let generations = [&source.current, &source.previous];
+        let ends = generations.iter().filter_map(|one| one.as_ref().map(|one| self.end_of(one)));
+        let queued = match source.fetch {
+            Fetch::Queued { not_before, .. } => Some(not_before),
+            Fetch::Idle | Fetch::InFlight { .. } => None,
+        };
+        let look_ups = generations.iter().filter_map(|one| look_up_time(one.as_ref()?, source.in_use(now)));
+        ends.chain(queued).chain(self.upkeep_time(now, source)).chain(look_ups).min()
+    }
+
+    /// When something must be done to keep a source as it is wanted.
+    fn upkeep_time(&self, now: BootTime, source: &Source<B>) -> Option<BootTime> {
+        let Some(current) = &source.current else {
+            let kept = source.spec.policy.renew == Renew::Always && source.last_open.is_some();
+            return (kept && source.fetch == Fetch::Idle && !self.stopping).then_some(source.not_before);
+        };
+        let replaceable = source.fetch == Fetch::Idle && !self.stopping;
+        match &current.validity {
+            Validity::Kv { fresh_until, .. } => {
+                (replaceable && !current.handles.is_empty()).then(|| (*fresh_until).max(source.not_before))
+            }
+            Validity::Fixed { replace } => {
+                (replaceable && source.in_use(now) && source.spec.policy.renew != Renew::Never)
+                    .then(|| (*replace).max(source.not_before))
+            }
+            Validity::Leased(_) if source.spec.policy.renew == Renew::Never || !source.in_use(now) => None,
+            Validity::Leased(lease) => match lease.next {
+                Next::Renew { at } => Some(at),
+                Next::Renewing { .. } => None,
+                Next::Rotate { at } => replaceable.then(|| at.max(source.not_before)),
+            },
+        }
+    }
+
+    /// A source is due: ends first, then whatever keeps it.
+    pub(super) fn source_due(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let over: Vec<(GenerationId, End)> = [&source.current, &source.previous]
+            .into_iter()
+            .flatten()
+            .filter(|one| at.now >= self.end_of(one))
+            .map(|one| (one.id, if at.now >= one.end { End::Lapsed } else { End::TokenGone }))
+            .collect();
+        for (which, why) in over {
+            self.end_generation(at, id, which, why, fx);
+        }
+        let Some(source) = self.sources.get(&id) else { return };
+        if let Fetch::Queued { not_before, .. } = source.fetch
+            && at.now >= not_before
+        {
+            self.resume_fetch(at, id, fx);
+        }
+        self.look_up_due(at, id, fx);
+        let Some(source) = self.sources.get(&id) else { return };
+        if self.upkeep_time(at.now, source).is_some_and(|due| at.now >= due) {
+            self.keep_up(at, id, fx);
+        }
+    }
+
+    fn keep_up(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        let request = self.request();
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let renews = source.current.as_mut().and_then(|current| {
+            let with = current.with;
+            let lease = current.lease_mut()?;
+            matches!(lease.next, Next::Renew { .. }).then_some((with, lease))
+        });
+        if let Some((with, lease)) = renews {
+            lease.next = Next::Renewing { request, sent: at.now };
+            let (lease, increment) = (lease.id.clone(), lease.duration);
+            fx.push(Effect::RenewLease { request, source: id, with, lease, increment });
+            return;
+        }
+        let (minting, urgency) = match &source.current {
+            Some(current) if current.is_kv() => (Minting::Forbidden, Urgency::Background),
+            Some(_) => (Minting::Allowed, Urgency::Renewal),
+            None => (Minting::Allowed, Urgency::Background),
+        };
+        // Without a token its failure is noted, and with it when to come back.
+        let _ = self.start_fetch(at, id, minting, urgency, fx);
+    }
+
+    fn look_up_due(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let in_use = source.in_use(at.now);
+        let due: Vec<GenerationId> = [&source.current, &source.previous]
+            .into_iter()
+            .flatten()
+            .filter(|one| look_up_time(one, in_use).is_some_and(|time| at.now >= time))
+            .map(|one| one.id)
+            .collect();
+        for which in due {
+            let request = self.request();
+            let Some(generation) = self.sources.get_mut(&id).and_then(|source| source.generation_mut(which))
+            else {
+                continue;
+            };
+            let with = generation.with;
+            let Some(lease) = generation.lease_mut() else { continue };
+            lease.look_up = LookUp::InFlight(request);
+            fx.push(Effect::LookUpLease { request, source: id, with, lease: lease.id.clone() });
+        }
+    }
+
+    /// A renewal has come back.
+    pub fn lease_renewed(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        request: RequestId,
+        result: Result<Granted, Failure>,
+    ) -> Effects {
+        self.run(at, |engine, fx| {
+            let Some(source) = engine.sources.get_mut(&id) else { return };
+            let Some(current) = source.current.as_mut().filter(|current| {
+                current.lease().is_some_and(
+                    |lease| matches!(lease.next, Next::Renewing { request: one, .. } if one == request),
+                )
+            }) else {
+                return;
+            };
+            engine.wakes.touch(WakeKey::Source(id));
+            match result {
+                Ok(granted) => {
+                    let capped = take_grant(current, granted, at);
+                    source.renewal_failure = None;
+                    if capped {
+                        fx.push(Effect::Report(Report::LeaseCapped { source: id }));
+                    }
+                }
+                Err(failure) => engine.take_renewal_failure(at, id, failure, fx),
+            }
+        })
+        .1
+    }
+
+    fn take_renewal_failure(&mut self, at: Moment, id: SourceId, failure: Failure, fx: &mut Effects) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let Some(current) = &mut source.current else { return };
+        let (which, with, end) = (current.id, current.with, current.end);
+        source.renewal_failure = Some(failure.clone());
+        let remaining = end.since(at.now);
+        let Some(lease) = current.lease_mut() else { return };
+        let third = lease.duration / 3;
+        match failure.fault {
+            Fault::LeaseGone | Fault::NotFound => {
+                self.end_generation(at, id, which, End::GoneInVault, fx);
+                return;
+            }
+            Fault::TokenLost => {
+                self.lose_token(at, with, fx);
+                return;
+            }
+            // The lease lives; only it can't be extended. It is replaced when a third remains.
+            Fault::NotRenewable | Fault::Denied | Fault::Refused => {
+                lease.renewable = false;
+                let early = scaled(third, at.chance.between(0.8, 1.0, which.0));
+                lease.next = Next::Rotate { at: (end - early).max(at.now) };
+            }
+            Fault::TimedOut
+            | Fault::Unreachable
+            | Fault::Sealed
+            | Fault::RateLimited
+            | Fault::ServerError
+            | Fault::Unusable
+            | Fault::OutOfMemory => {
+                lease.next = if remaining > third {
+                    let pause = scaled(remaining / 4, at.chance.between(0.5, 1.0, which.0));
+                    let pause =
+                        pause.max(Duration::from_millis(250)).max(failure.retry_after.unwrap_or_default());
+                    Next::Renew { at: at.now + pause.min(Duration::from_secs(30)) }
+                } else {
+                    Next::Rotate { at: at.now }
+                };
+            }
+        }
+        fx.push(Effect::Report(Report::RenewalFailed { source: id, failure }));
+    }
+
+    /// A replacement failed while the lease still lives: renewing is tried again meanwhile, where it can
+    /// help.
+    pub(super) fn renew_instead(&mut self, id: SourceId) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let not_before = source.not_before;
+        if let Some(lease) = source.current.as_mut().and_then(Generation::lease_mut)
+            && lease.renewable
+            && matches!(lease.next, Next::Rotate { .. })
+        {
+            lease.next = Next::Renew { at: not_before };
+        }
+    }
+
+    /// The answer to the question whether a lease still lives.
+    pub fn lease_looked_up(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        request: RequestId,
+        result: Result<Granted, Failure>,
+    ) -> Effects {
+        self.run(at, |engine, fx| {
+            let check = engine.settings.leases.revocation_check;
+            let Some(source) = engine.sources.get_mut(&id) else { return };
+            let asked = |one: &&mut Generation<B>| {
+                one.lease().is_some_and(|lease| lease.look_up == LookUp::InFlight(request))
+            };
+            let Some(generation) =
+                [&mut source.current, &mut source.previous].into_iter().flatten().find(asked)
+            else {
+                return;
+            };
+            engine.wakes.touch(WakeKey::Source(id));
+            let (which, with) = (generation.id, generation.with);
+            let own_end = generation.end;
+            let Some(lease) = generation.lease_mut() else { return };
+            lease.look_up = LookUp::At(at.now + scaled(check, at.chance.between(0.9, 1.1, which.0)));
+            match result {
+                Ok(granted) => {
+                    // Somebody shortened it: believe Vault.
+                    let expires = granted.sent + granted.duration + Duration::from_secs(1);
+                    if expires < lease.expires {
+                        lease.expires = expires;
+                        generation.end = own_end.min(lease_end(granted.sent, granted.duration));
+                        engine.invalidate(id, fx);
+                    }
+                }
+                Err(failure) => match failure.fault {
+                    Fault::LeaseGone | Fault::NotFound => {
+                        engine.end_generation(at, id, which, End::GoneInVault, fx);
+                    }
+                    Fault::TokenLost => engine.lose_token(at, with, fx),
+                    Fault::Denied => lease.look_up = LookUp::NotAllowed,
+                    Fault::NotRenewable
+                    | Fault::TimedOut
+                    | Fault::Unreachable
+                    | Fault::Sealed
+                    | Fault::RateLimited
+                    | Fault::ServerError
+                    | Fault::Refused
+                    | Fault::Unusable
+                    | Fault::OutOfMemory => {}
+                },
+            }
+        })
+        .1
+    }
+
+    /// A lease that nobody may read any more is given back.
+    pub(super) fn retire(
+        &mut self,
+        at: Moment,
+        source: SourceId,
+        lease: LeaseId,
+        with: Credential,
+        expires: BootTime,
+        fx: &mut Effects,
+    ) {
+        let died_with_its_token = self.identity(with.identity).token(with.token).is_none();
+        if at.now >= expires || died_with_its_token {
+            return;
+        }
+        let state = Revocation::InFlight;
+        self.retiring.insert(lease.clone(), Retiring { source, with, expires, state, attempts: 0 });
+        self.wakes.touch(WakeKey::Lease(lease.clone()));
+        fx.push(Effect::RevokeLease { with, lease });
+    }
+
+    /// A revocation has come back.
+    pub fn lease_revoked(&mut self, at: Moment, lease: &LeaseId, result: Result<(), Failure>) -> Effects {
+        self.run(at, |engine, fx| {
+            let Some(retiring) = engine.retiring.get_mut(lease) else { return };
+            engine.wakes.touch(WakeKey::Lease(lease.clone()));
+            let with = retiring.with;
+            match result {
+                Ok(()) => {
+                    engine.retiring.remove(lease);
+                }
+                Err(failure) => match failure.fault {
+                    Fault::LeaseGone | Fault::NotFound | Fault::TokenLost => {
+                        engine.retiring.remove(lease);
+                    }
+                    Fault::Denied | Fault::Refused | Fault::NotRenewable => {
+                        let end = retiring.expires;
+                        retiring.state = Revocation::Refused(failure.clone());
+                        let lease = lease.clone();
+                        fx.push(Effect::Report(Report::RevocationFailed { lease, end, failure }));
+                    }
+                    Fault::TimedOut
+                    | Fault::Unreachable
+                    | Fault::Sealed
+                    | Fault::RateLimited
+                    | Fault::ServerError
+                    | Fault::Unusable
+                    | Fault::OutOfMemory => {
+                        retiring.attempts += 1;
+                        let pause =
+                            scaled(backoff_ceiling(retiring.attempts), at.chance.between(0.3, 1.0, 0));
+                        retiring.state = Revocation::Again(at.now + pause);
+                    }
+                },
+            }
+            engine.drop_unused_tokens(with.identity, fx);
+        })
+        .1
+    }
+
+    /// A lease that is being revoked is due: it is over, or tried again.
+    pub(super) fn retiring_due(&mut self, at: Moment, lease: &LeaseId, fx: &mut Effects) {
+        let Some(retiring) = self.retiring.get_mut(lease) else { return };
+        let with = retiring.with;
+        if at.now >= retiring.expires {
+            self.retiring.remove(lease);
+        } else if matches!(retiring.state, Revocation::Again(again) if at.now >= again) {
+            retiring.state = Revocation::InFlight;
+            fx.push(Effect::RevokeLease { with, lease: lease.clone() });
+        }
+        self.drop_unused_tokens(with.identity, fx);
+    }
+}
+
+/// When a generation's lease is looked up: while its source is in use.
+fn look_up_time<B: Body>(generation: &Generation<B>, in_use: bool) -> Option<BootTime> {
+    match generation.lease()?.look_up {
+        LookUp::At(at) if in_use => Some(at),
+        LookUp::At(_) | LookUp::InFlight(_) | LookUp::NotAllowed => None,
+    }
+}
+
+/// Takes over what was granted. Returns whether the lease has reached its cap.
+fn take_grant<B: Body>(generation: &mut Generation<B>, granted: Granted, at: Moment) -> bool {
+    let id = generation.id;
+    let end = lease_end(granted.sent, granted.duration);
+    let Some(lease) = generation.lease_mut() else { return false };
+    let capped = is_capped(granted.duration, lease.duration) || !granted.renewable;
+    lease.expires = granted.sent + granted.duration;
+    lease.renewable = !capped;
+    lease.next = if capped {
+        // Replaced now, spread over a fifth of what remains so that many do not come in one moment.
+        let spread = scaled(end.since(at.now), at.chance.between(0.0, 0.2, id.0));
+        Next::Rotate { at: at.now + spread }
+    } else {
+        Next::Renew { at: renewal_time(granted.sent, granted.duration, at.chance, id) }
+    };
+    generation.end = end;
+    capped
+}

@@ -1,0 +1,419 @@
+//! The engine: one method for each file operation, each completion and the tick of time.
+//!
+//! Invariants, which `tests/model.rs` checks on random histories:
+//! - no byte of a generation is handed out at or after its end, or after its token's end;
+//! - at most one read of a source is in flight, and at most two generations of it are there;
+//! - a caller who may not read causes no effect;
+//! - each source, identity and retiring lease that must be looked at again has exactly one wake;
+//! - a ticket is answered exactly once.
+//!
+//! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
+//! `leases`, `tokens`, `directories` (trees and their lists), `control` (what an operator asks).
+
+mod control;
+mod directories;
+mod fetching;
+mod leases;
+mod operations;
+mod tokens;
+mod waiting;
+mod wakes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::core::access::Rule;
+use crate::core::effect::{Credential, Effect, End, ReadRequest, Report};
+use crate::core::handles::Handles;
+use crate::core::identity::Identity;
+use crate::core::name::{
+    FileId, FileName, GenerationId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId,
+};
+use crate::core::source::{Body, Generation, LeaseSettings, Piece, Source, SourceSpec, Validity};
+use crate::core::time::{BootTime, Moment, UnixTime};
+use crate::core::tree::{FieldDirSpec, FileSpec, Node, OnExpiry, Refused, Tree, TreeSpec};
+
+pub use control::{Debt, FileStatus, IdentityStatus, Settlement, State, Status, XATTRS, XattrValue};
+use directories::List;
+pub use fetching::FetchResult;
+pub use leases::Granted;
+use leases::Retiring;
+pub use operations::{Reader, Room};
+use waiting::Waiting;
+use wakes::{WakeKey, Wakes};
+
+/// What a mount shows, and within which limits.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// How many identities there are.
+    pub identities: usize,
+    /// Declared sources; a [`SourceId`] is an index.
+    pub sources: Vec<SourceSpec>,
+    /// Declared files; a [`FileId`] is an index.
+    pub files: Vec<FileSpec>,
+    /// Directories of one secret's fields.
+    pub field_dirs: Vec<FieldDirSpec>,
+    /// Mirrored prefixes.
+    pub trees: Vec<TreeSpec>,
+    /// Owner, group and mode of directories that have none of their own.
+    pub directory: Rule,
+    /// Limits.
+    pub settings: Settings,
+}
+
+/// Limits of a mount.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes of secrets and lists kept at most.
+    pub max_memory: u64,
+    /// How long the list of a tree's directory is good.
+    pub list_max_age: Duration,
+    /// What all leases have in common.
+    pub leases: LeaseSettings,
+    /// The time that files without a generation show.
+    pub mounted: UnixTime,
+}
+
+/// How long the kernel may keep what does not change by itself.
+pub const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// What a call asks of its caller, in order.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Things to do.
+    pub list: Vec<Effect>,
+    /// The engine must be woken earlier than it said before.
+    pub wake: Option<BootTime>,
+}
+
+impl Effects {
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.wake.is_none()
+    }
+
+    fn push(&mut self, effect: Effect) {
+        self.list.push(effect);
+    }
+}
+
+/// The engine of one mount.
+#[derive(Debug)]
+pub struct Engine<B> {
+    settings: Settings,
+    directory: Rule,
+    files: Vec<FileSpec>,
+    field_dirs: Vec<FieldDirSpec>,
+    trees: Vec<TreeSpec>,
+    tree: Tree,
+    sources: BTreeMap<SourceId, Source<B>>,
+    by_read: BTreeMap<(IdentityId, ReadRequest), SourceId>,
+    identities: Vec<Identity>,
+    handles: Handles<B>,
+    lists: BTreeMap<Ino, List>,
+    waiting: BTreeMap<Ticket, Waiting>,
+    retiring: BTreeMap<LeaseId, Retiring>,
+    vanished: BTreeSet<Ino>,
+    wakes: Wakes,
+    memory: u64,
+    last_id: u64,
+    stopping: bool,
+}
+
+/// Why a layout can't be mounted though each part of it is right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: {}", match .why {
+    Refused::Collision => "its inode number is that of another name: rename one of them",
+    Refused::Taken => "the name is declared twice, or is a file and a directory at once",
+})]
+pub struct LayoutError {
+    /// Which name.
+    pub name: FileName,
+    /// What is wrong with it.
+    pub why: Refused,
+}
+
+impl<B: Body> Engine<B> {
+    /// An engine that has not asked for anything yet.
+    ///
+    /// # Errors
+    /// Two names clash.
+    pub fn new(layout: Layout) -> Result<Engine<B>, LayoutError> {
+        let Layout { identities, sources: specs, files, field_dirs, trees, directory, settings } = layout;
+        let mut tree = Tree::new();
+        let mut sources = BTreeMap::new();
+        let mut by_read = BTreeMap::new();
+        for (index, spec) in specs.into_iter().enumerate() {
+            let id = SourceId(index as u32);
+            by_read.insert((spec.identity, spec.request.clone()), id);
+            sources.insert(id, Source::new(spec, true));
+        }
+        let mut declare = |name: &FileName, node| {
+            tree.declare(name, node).map_err(|why| LayoutError { name: name.clone(), why })
+        };
+        for (index, file) in files.iter().enumerate() {
+            let ino = declare(&file.name, Node::File(FileId(index as u32)))?;
+            if let Some(source) = sources.get_mut(&file.source) {
+                source.nodes.insert(ino);
+            }
+        }
+        for (index, dir) in field_dirs.iter().enumerate() {
+            declare(&dir.name, Node::FieldDirectory(index))?;
+        }
+        for (index, spec) in trees.iter().enumerate() {
+            declare(&spec.name, directories::root_of(index, spec))?;
+        }
+        Ok(Engine {
+            settings,
+            directory,
+            files,
+            field_dirs,
+            trees,
+            tree,
+            sources,
+            by_read,
+            identities: (0..identities).map(|index| Identity::new(IdentityId(index as u32))).collect(),
+            handles: Handles::new(),
+            lists: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            retiring: BTreeMap::new(),
+            vanished: BTreeSet::new(),
+            wakes: Wakes::default(),
+            memory: 0,
+            last_id: 0,
+            stopping: false,
+        })
+    }
+
+    /// When [`Engine::tick`] must be called next.
+    pub fn next_wake(&self) -> Option<BootTime> {
+        self.wakes.first()
+    }
+
+    /// Time passes: everything that is due is done.
+    pub fn tick(&mut self, at: Moment) -> Effects {
+        self.run(at, |engine, fx| {
+            // Each key once: one that is due again at once comes with the next tick.
+            let due = engine.wakes.take_due(at.now);
+            for key in due {
+                match &key {
+                    WakeKey::Source(id) => engine.source_due(at, *id, fx),
+                    WakeKey::Identity(id) => engine.identity_due(at, *id, fx),
+                    WakeKey::Lease(lease) => engine.retiring_due(at, lease, fx),
+                }
+                engine.wakes.touch(key);
+            }
+        })
+        .1
+    }
+
+    /// Runs a call and then sees to the wakes that it changed.
+    fn run<T>(&mut self, at: Moment, call: impl FnOnce(&mut Self, &mut Effects) -> T) -> (T, Effects) {
+        let before = self.next_wake();
+        let mut effects = Effects::default();
+        let outcome = call(self, &mut effects);
+        for key in self.wakes.take_touched() {
+            let wake = match &key {
+                WakeKey::Source(id) => self.source_wake(at.now, *id),
+                WakeKey::Identity(id) => self.identities.get(id.0 as usize).and_then(Identity::wake),
+                WakeKey::Lease(lease) => self.retiring.get(lease).and_then(Retiring::wake),
+            };
+            // What is still due after it was looked at must not keep the caller busy.
+            self.wakes.set(key, wake.map(|wake| wake.max(at.now + Duration::from_millis(1))));
+        }
+        let after = self.next_wake();
+        if let Some(after) = after
+            && before.is_none_or(|before| after < before)
+        {
+            effects.wake = Some(after);
+        }
+        (outcome, effects)
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn request(&mut self) -> RequestId {
+        RequestId(self.fresh_id())
+    }
+
+    fn touch_source(&mut self, id: SourceId) {
+        self.wakes.touch(WakeKey::Source(id));
+    }
+
+    fn touch_identity(&mut self, id: IdentityId) {
+        self.wakes.touch(WakeKey::Identity(id));
+    }
+
+    fn identity(&self, id: IdentityId) -> &Identity {
+        &self.identities[id.0 as usize]
+    }
+
+    fn identity_mut(&mut self, id: IdentityId) -> &mut Identity {
+        &mut self.identities[id.0 as usize]
+    }
+
+    /// When a generation counts as over: its own end or its token's.
+    fn end_of(&self, generation: &Generation<B>) -> BootTime {
+        generation.end.min(self.identity(generation.with.identity).end_of(generation.with.token))
+    }
+
+    /// What opens of a source get now, if anything.
+    fn live(&self, now: BootTime, id: SourceId) -> Option<&Generation<B>> {
+        let current = self.sources.get(&id)?.current.as_ref()?;
+        (now < self.end_of(current)).then_some(current)
+    }
+
+    /// Ends a generation: the bytes are dropped, the kernel forgets them, a lease that still lives is
+    /// revoked.
+    fn end_generation(&mut self, at: Moment, id: SourceId, which: GenerationId, why: End, fx: &mut Effects) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        let is_current = source.current.as_ref().is_some_and(|one| one.id == which);
+        let slot = if is_current { &mut source.current } else { &mut source.previous };
+        let Some(generation) = slot.take_if(|one| one.id == which) else { return };
+        self.memory -= generation.bytes;
+        for handle in &generation.handles {
+            self.handles.wipe(*handle);
+        }
+        if is_current {
+            let vanishes = match (&generation.validity, why) {
+                (_, End::Replaced | End::Evicted | End::Stopped) => false,
+                (Validity::Kv { deleted, .. }, End::Lapsed) => at.now >= *deleted,
+                (_, End::Lapsed | End::GoneInVault | End::TokenGone | End::Revoked) => true,
+            };
+            self.invalidate(id, fx);
+            if vanishes {
+                self.vanish(id, fx);
+            }
+        }
+        if why != End::Replaced {
+            fx.push(Effect::Report(Report::Ended { source: id, why }));
+        }
+        match (generation.validity, why) {
+            (Validity::Leased(lease), End::Replaced | End::Evicted | End::Revoked | End::Stopped) => {
+                self.retire(at, id, lease.id, generation.with, lease.expires, fx);
+            }
+            (Validity::Leased(_), End::Lapsed | End::GoneInVault | End::TokenGone) => {}
+            (Validity::Kv { .. } | Validity::Fixed { .. }, _) => {}
+        }
+        self.drop_unused_tokens(generation.with.identity, fx);
+        self.touch_source(id);
+        self.drop_if_idle(id);
+    }
+
+    /// The kernel forgets bytes and sizes of all files of a source.
+    fn invalidate(&self, id: SourceId, fx: &mut Effects) {
+        if let Some(source) = self.sources.get(&id) {
+            fx.list.extend(source.nodes.iter().copied().map(Effect::Invalidate));
+        }
+    }
+
+    /// The names of a source go, where the configuration wants that.
+    fn vanish(&mut self, id: SourceId, fx: &mut Effects) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let going: Vec<Ino> = source.nodes.iter().copied().filter(|ino| self.vanishes(*ino)).collect();
+        for ino in going {
+            let Some(slot) = self.tree.slot(ino) else { continue };
+            fx.push(Effect::InvalidateName { parent: slot.parent, name: slot.name.clone() });
+            fx.push(Effect::InvalidateListing(slot.parent));
+            self.vanished.insert(ino);
+        }
+    }
+
+    fn vanishes(&self, ino: Ino) -> bool {
+        match self.tree.slot(ino).map(|slot| &slot.node) {
+            Some(Node::File(file)) => self.files[file.0 as usize].on_expiry == OnExpiry::Vanish,
+            Some(Node::Field(field)) => field.on_expiry == OnExpiry::Vanish,
+            Some(Node::Directory | Node::FieldDirectory(_) | Node::TreeDirectory(_)) | None => false,
+        }
+    }
+
+    /// Forgets a source that only a tree brought in, once nothing uses it.
+    fn drop_if_idle(&mut self, id: SourceId) {
+        if let Some(source) = self.sources.get(&id)
+            && !source.declared
+            && source.is_idle()
+        {
+            self.by_read.remove(&(source.spec.identity, source.spec.request.clone()));
+            self.sources.remove(&id);
+        }
+    }
+
+    /// The source that reads this, made if there is none.
+    fn source_for(&mut self, spec: SourceSpec) -> SourceId {
+        let key = (spec.identity, spec.request.clone());
+        if let Some(id) = self.by_read.get(&key) {
+            return *id;
+        }
+        // Declared sources have the numbers from 0; the ids of others come from the one counter, and a
+        // source that the driver doesn't know from the configuration shows its fields.
+        let declared = self.sources.values().filter(|source| source.declared).count() as u64;
+        let id = SourceId(u32::try_from(declared + self.fresh_id()).unwrap_or(u32::MAX));
+        self.by_read.insert(key, id);
+        self.sources.insert(id, Source::new(spec, false));
+        id
+    }
+
+    /// What a file shows: its source, its part of it, and who may read it.
+    fn file_of(&self, ino: Ino) -> Option<(SourceId, Piece, Rule)> {
+        match &self.tree.slot(ino)?.node {
+            Node::File(id) => {
+                let file = &self.files[id.0 as usize];
+                Some((file.source, Piece::File(*id), file.rule))
+            }
+            Node::Field(field) => Some((field.source, Piece::Field(field.field.clone()), field.rule)),
+            Node::Directory | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
+        }
+    }
+
+    /// Tokens that are no longer the current one go when nothing needs them any more.
+    fn drop_unused_tokens(&mut self, id: IdentityId, fx: &mut Effects) {
+        let tokens = &self.identity(id).tokens;
+        let Some((_, earlier)) = tokens.split_last().filter(|(_, earlier)| !earlier.is_empty()) else {
+            return;
+        };
+        let unused: Vec<(TokenId, bool)> = earlier
+            .iter()
+            .filter(|token| !self.token_is_needed(Credential { identity: id, token: token.id }))
+            .map(|token| (token.id, token.ours))
+            .collect();
+        for (token, ours) in unused {
+            self.identity_mut(id).tokens.retain(|one| one.id != token);
+            let with = Credential { identity: id, token };
+            fx.push(if ours { Effect::RevokeToken { with } } else { Effect::DropToken { with } });
+            self.touch_identity(id);
+        }
+    }
+
+    fn token_is_needed(&self, with: Credential) -> bool {
+        self.retiring.values().any(|lease| lease.needs(with))
+            || self.sources.values().any(|source| {
+                [&source.current, &source.previous].into_iter().flatten().any(|one| one.with == with)
+                    || matches!(source.fetch, crate::core::source::Fetch::InFlight { with: used, .. } if used == with)
+            })
+    }
+
+    /// How many bytes of secrets and lists are kept.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    /// The names of a source, for messages: its declared files first.
+    pub fn names_of(&self, id: SourceId) -> Vec<String> {
+        let Some(source) = self.sources.get(&id) else { return Vec::new() };
+        let mut names: Vec<String> = source.nodes.iter().map(|ino| self.tree.path(*ino)).collect();
+        let dirs =
+            self.field_dirs.iter().filter(|dir| dir.source == id).map(|dir| dir.name.as_str().to_owned());
+        names.extend(dirs);
+        names.sort();
+        names
+    }
+
+    /// What a source reads, for messages.
+    pub fn path_of(&self, id: SourceId) -> Option<String> {
+        self.sources.get(&id).map(|source| source.spec.request.path.as_str().to_owned())
+    }
+}

@@ -1,0 +1,342 @@
+//! What the kernel asks: one method for each request.
+//!
+//! A verdict comes before any effect. LOOKUP, READ, READDIR and READDIRPLUS never wait.
+
+use std::sync::Arc;
+
+use crate::core::access::{Caller, Rule, Verdict, may_read};
+use crate::core::effect::{Answer, Attributes, DirectoryOpened, Entry, NodeType, Opened, Outcome};
+use crate::core::engine::waiting::Operation;
+use crate::core::engine::{Effects, Engine, LONG};
+use crate::core::error::FsError;
+use crate::core::handles::{DirectoryEntry, OpenFile};
+use crate::core::name::{HandleId, Ino, SourceId};
+use crate::core::source::{Body, Piece};
+use crate::core::time::{BootTime, Moment};
+use crate::core::tree::{Node, Told};
+
+/// Who reads: a program through its handle, or the kernel for a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// read(2) and its kin: gets what its handle was opened for.
+    Handle,
+    /// The page cache, which is one for all handles: gets the current generation or nothing.
+    PageCache,
+}
+
+impl<B: Body> Engine<B> {
+    /// LOOKUP: never waits and judges nobody, since the kernel shares names among users. The kernel
+    /// holds one more reference to what is found.
+    pub fn lookup(&mut self, now: BootTime, parent: Ino, name: &str) -> Result<Entry, FsError> {
+        let ino = match self.tree.declared_child(parent, name) {
+            Some(ino) => ino,
+            None => self.place_child(now, parent, name)?,
+        };
+        if self.vanished.contains(&ino) {
+            return Err(FsError::Vanished);
+        }
+        let attributes = self.attributes(now, ino)?;
+        self.tree.remember(ino);
+        Ok(Entry { ttl: self.name_ttl(now, ino), attributes })
+    }
+
+    /// FORGET: the kernel gives back `count` references.
+    pub fn forget(&mut self, ino: Ino, count: u64) {
+        if let Some(gone) = self.tree.forget(ino, count) {
+            self.forget_node(ino, &gone.node);
+        }
+    }
+
+    /// GETATTR. A KV file that the caller may read is fetched, so that its size is true; a directory of a
+    /// tree is listed, so that the LOOKUPs that follow need not wait.
+    pub fn getattr(&mut self, at: Moment, caller: &Caller, ino: Ino) -> (Outcome<Attributes>, Effects) {
+        self.run(at, |engine, fx| {
+            let rule = match engine.attributes(at.now, ino) {
+                Ok(attributes) => attributes.rule,
+                Err(error) => return Outcome::Done(Err(error)),
+            };
+            match may_read(caller, &rule) {
+                Verdict::NeedGroups => Outcome::NeedGroups,
+                Verdict::Deny => Outcome::Done(engine.attributes(at.now, ino)),
+                Verdict::Allow => {
+                    engine.begin(at, ino, Operation::Attributes, fx).narrow(|answer| match answer {
+                        Answer::Attributes(attributes) => Some(attributes),
+                        _ => None,
+                    })
+                }
+            }
+        })
+    }
+
+    /// OPEN for reading.
+    pub fn open(&mut self, at: Moment, caller: &Caller, ino: Ino) -> (Outcome<Opened>, Effects) {
+        self.run(at, |engine, fx| {
+            let Some((_, _, rule)) = engine.file_of(ino) else {
+                let error =
+                    if engine.tree.slot(ino).is_some() { FsError::IsADirectory } else { FsError::NoSuchName };
+                return Outcome::Done(Err(error));
+            };
+            match may_read(caller, &rule) {
+                Verdict::NeedGroups => Outcome::NeedGroups,
+                Verdict::Deny => Outcome::Done(Err(FsError::CallerDenied)),
+                Verdict::Allow => engine.begin(at, ino, Operation::Open, fx).narrow(|answer| match answer {
+                    Answer::Opened(opened) => Some(opened),
+                    _ => None,
+                }),
+            }
+        })
+    }
+
+    /// Opens the current generation for a caller who may read it.
+    pub(super) fn open_file(
+        &mut self,
+        at: Moment,
+        ino: Ino,
+        id: SourceId,
+        piece: Piece,
+    ) -> Result<Opened, FsError> {
+        let generation = self.live(at.now, id).ok_or(FsError::Unusable)?;
+        let body = match generation.bodies.get(&piece) {
+            Some(Ok(body)) => Arc::clone(body),
+            Some(Err(failure)) => return Err(failure.fault.situation()),
+            None => return Err(FsError::NoSuchSecret),
+        };
+        let (which, size) = (generation.id, body.size());
+        let told = self.tree.slot(ino).and_then(|slot| slot.told);
+        let forget_attributes = told.is_some_and(|told| told.until > at.now && told.size != size);
+        if forget_attributes {
+            self.tree.tell(ino, None);
+        }
+        let file = OpenFile { ino, source: id, piece, generation: which, body: Some(body) };
+        let handle = self.handles.open(file);
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.last_open = Some(at.now);
+            if let Some(generation) = source.generation_mut(which) {
+                generation.handles.insert(handle);
+            }
+        }
+        self.touch_source(id);
+        Ok(Opened { handle, ino, forget_attributes })
+    }
+
+    /// READ: the bytes that this handle was opened for, as long as they live.
+    ///
+    /// # Errors
+    /// `BadHandle`, or `GenerationEnded`.
+    pub fn read(&self, now: BootTime, handle: HandleId, reader: Reader) -> Result<Arc<B>, FsError> {
+        let file = self.handles.file(handle).ok_or(FsError::BadHandle)?;
+        if reader == Reader::PageCache {
+            let current = self.live(now, file.source).ok_or(FsError::GenerationEnded)?;
+            return match current.bodies.get(&file.piece) {
+                Some(Ok(body)) => Ok(Arc::clone(body)),
+                Some(Err(_)) | None => Err(FsError::GenerationEnded),
+            };
+        }
+        let source = self.sources.get(&file.source).ok_or(FsError::GenerationEnded)?;
+        let generation = source.generation(file.generation).ok_or(FsError::GenerationEnded)?;
+        if now >= self.end_of(generation) {
+            return Err(FsError::GenerationEnded);
+        }
+        file.body.clone().ok_or(FsError::GenerationEnded)
+    }
+
+    /// RELEASE: the last descriptor of a handle is closed.
+    pub fn release(&mut self, at: Moment, handle: HandleId) -> Effects {
+        self.run(at, |engine, fx| {
+            let Some(file) = engine.handles.close(handle) else { return };
+            engine.touch_source(file.source);
+            let Some(source) = engine.sources.get_mut(&file.source) else { return };
+            if let Some(generation) = source.generation_mut(file.generation) {
+                generation.handles.remove(&handle);
+            }
+            let unread = source.previous.as_ref().filter(|one| one.handles.is_empty()).map(|one| one.id);
+            if let Some(which) = unread {
+                engine.end_generation(at, file.source, which, crate::core::effect::End::Replaced, fx);
+            }
+            engine.drop_if_idle(file.source);
+        })
+        .1
+    }
+
+    /// OPENDIR: a directory of a tree is listed now, if its list is not fresh.
+    pub fn opendir(&mut self, at: Moment, caller: &Caller, ino: Ino) -> (Outcome<DirectoryOpened>, Effects) {
+        self.run(at, |engine, fx| {
+            let rule = match engine.directory_attributes(at.now, ino) {
+                Ok(attributes) => attributes.rule,
+                Err(error) => return Outcome::Done(Err(error)),
+            };
+            match may_read(caller, &rule) {
+                Verdict::NeedGroups => Outcome::NeedGroups,
+                Verdict::Deny => Outcome::Done(Err(FsError::CallerDenied)),
+                Verdict::Allow => {
+                    engine.begin(at, ino, Operation::OpenDirectory, fx).narrow(|answer| match answer {
+                        Answer::DirectoryOpened(opened) => Some(opened),
+                        _ => None,
+                    })
+                }
+            }
+        })
+    }
+
+    /// READDIR: hands the entries from `offset` on to `add`, with the offset that follows each one, until
+    /// `add` says that it is full. `.` and `..` come first.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn readdir(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        mut add: impl FnMut(&str, Ino, NodeType, u64) -> Room,
+    ) -> Result<(), FsError> {
+        let directory = self.handles.directory(handle).ok_or(FsError::BadHandle)?;
+        let dots = [(".", directory.ino), ("..", directory.parent)]
+            .map(|(name, ino)| (name, ino, NodeType::Directory));
+        let entries =
+            directory.entries.iter().map(|entry| (entry.name.as_str(), entry.ino, node_type(&entry.node)));
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (index, (name, ino, node_type)) in dots.into_iter().chain(entries).enumerate().skip(from) {
+            if add(name, ino, node_type, index as u64 + 1) == Room::Full {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// READDIRPLUS: as READDIR, with what LOOKUP would say of each entry. The kernel holds a reference to
+    /// each one that `add` took, `.` and `..` aside.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn readdirplus(
+        &mut self,
+        now: BootTime,
+        handle: HandleId,
+        offset: u64,
+        mut add: impl FnMut(&str, &Attributes, u64) -> Room,
+    ) -> Result<(), FsError> {
+        let directory = self.handles.directory(handle).ok_or(FsError::BadHandle)?;
+        let (ino, parent) = (directory.ino, directory.parent);
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (index, (name, ino)) in [(".", ino), ("..", parent)].into_iter().enumerate().skip(from) {
+            let attributes = self.attributes(now, ino)?;
+            if add(name, &attributes, index as u64 + 1) == Room::Full {
+                return Ok(());
+            }
+        }
+        let mut index = from.saturating_sub(2);
+        loop {
+            let directory = self.handles.directory(handle).ok_or(FsError::BadHandle)?;
+            let Some(DirectoryEntry { ino: child, name, node }) = directory.entries.get(index).cloned()
+            else {
+                return Ok(());
+            };
+            index += 1;
+            // A name that meanwhile went is left out; so is one whose number another name took.
+            if self.place_known(ino, &name, node).is_err() {
+                continue;
+            }
+            let Ok(mut attributes) = self.attributes(now, child) else { continue };
+            attributes.ttl = attributes.ttl.min(self.name_ttl(now, child));
+            if add(&name, &attributes, index as u64 + 2) == Room::Full {
+                if let Some(gone) = self.tree.drop_unheld(child) {
+                    self.forget_node(child, &gone.node);
+                }
+                return Ok(());
+            }
+            self.tree.remember(child);
+        }
+    }
+
+    /// RELEASEDIR.
+    pub fn releasedir(&mut self, handle: HandleId) {
+        self.handles.close_directory(handle);
+    }
+
+    /// What is known of a name, without asking anybody.
+    pub(super) fn attributes(&mut self, now: BootTime, ino: Ino) -> Result<Attributes, FsError> {
+        match self.tree.slot(ino).map(|slot| &slot.node) {
+            None => Err(FsError::NoSuchName),
+            Some(Node::File(_) | Node::Field(_)) => {
+                // An unresolved file has a size of 0 here; only `getattr` has its errors.
+                let (id, piece, rule) = self.file_of(ino).ok_or(FsError::NoSuchName)?;
+                Ok(self.known_attributes(now, ino, id, &piece, rule))
+            }
+            Some(Node::Directory | Node::FieldDirectory(_) | Node::TreeDirectory(_)) => {
+                self.directory_attributes(now, ino)
+            }
+        }
+    }
+
+    /// The attributes of a file whose source has been asked.
+    ///
+    /// # Errors
+    /// What `open` would say, if this file of the generation can't be shown.
+    pub(super) fn file_attributes(&mut self, now: BootTime, ino: Ino) -> Result<Attributes, FsError> {
+        let (id, piece, rule) = self.file_of(ino).ok_or(FsError::NoSuchName)?;
+        if let Some(generation) = self.live(now, id) {
+            match generation.bodies.get(&piece) {
+                Some(Ok(_)) => {}
+                Some(Err(failure)) => return Err(failure.fault.situation()),
+                None => return Err(FsError::NoSuchSecret),
+            }
+        }
+        Ok(self.known_attributes(now, ino, id, &piece, rule))
+    }
+
+    fn known_attributes(
+        &mut self,
+        now: BootTime,
+        ino: Ino,
+        id: SourceId,
+        piece: &Piece,
+        rule: Rule,
+    ) -> Attributes {
+        let shown = self.live(now, id).and_then(|generation| {
+            let body = generation.bodies.get(piece)?.as_ref().ok()?;
+            let until = match generation.is_kv() {
+                // Past its max-age the next stat asks Vault again.
+                true => match &generation.validity {
+                    crate::core::source::Validity::Kv { fresh_until, .. } => *fresh_until,
+                    _ => self.end_of(generation),
+                },
+                false => self.end_of(generation),
+            };
+            Some((body.size(), generation.issued, until.min(self.end_of(generation))))
+        });
+        let mints = self.sources.get(&id).and_then(|source| source.mints);
+        let (size, mtime, ttl) = match shown {
+            Some((size, issued, until)) => (size, issued, until.since(now).min(LONG)),
+            // Nothing but an open can change it, and that makes the kernel forget the size first.
+            None if mints == Some(true) => (0, self.settings.mounted, LONG),
+            None => (0, self.settings.mounted, std::time::Duration::ZERO),
+        };
+        let told = (!ttl.is_zero()).then(|| Told { size, until: now + ttl });
+        self.tree.tell(ino, told);
+        Attributes { ino, node_type: NodeType::File, size, mtime, rule, ttl }
+    }
+
+    fn name_ttl(&self, now: BootTime, ino: Ino) -> std::time::Duration {
+        match self.tree.slot(ino) {
+            Some(slot) if self.tree.is_declared_directory(slot.parent) => LONG,
+            Some(slot) => self.contents_until(now, slot.parent).since(now).min(LONG),
+            None => std::time::Duration::ZERO,
+        }
+    }
+}
+
+/// Whether there is room for another directory entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// The entry was taken.
+    Left,
+    /// It was not: the buffer is full.
+    Full,
+}
+
+fn node_type(node: &Node) -> NodeType {
+    match node {
+        Node::File(_) | Node::Field(_) => NodeType::File,
+        Node::Directory | Node::FieldDirectory(_) | Node::TreeDirectory(_) => NodeType::Directory,
+    }
+}

@@ -1,0 +1,270 @@
+//! Tokens: obtained, extended, replaced while the old one still lives, lost.
+
+use std::time::Duration;
+
+use crate::core::effect::{Credential, Effect, End, Report};
+use crate::core::engine::{Effects, Engine};
+use crate::core::error::{Failure, Fault};
+use crate::core::identity::{LoginState, Token, TokenNext, TokenTerms, login_pause};
+use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId, TokenId};
+use crate::core::source::{Body, Next, Validity};
+use crate::core::time::{BootTime, Moment, scaled};
+
+impl<B: Body> Engine<B> {
+    /// The mount begins: every identity logs in.
+    pub fn start(&mut self, at: Moment) -> Effects {
+        self.run(at, |engine, fx| {
+            for index in 0..engine.identities.len() {
+                engine.log_in(IdentityId(index as u32), fx);
+            }
+        })
+        .1
+    }
+
+    /// Starts a login, if none is on its way.
+    pub(super) fn log_in(&mut self, id: IdentityId, fx: &mut Effects) {
+        if matches!(self.identity(id).login, LoginState::InFlight(_)) || self.stopping {
+            return;
+        }
+        let request = self.request();
+        self.identity_mut(id).login = LoginState::InFlight(request);
+        self.touch_identity(id);
+        fx.push(Effect::LogIn { request, identity: id });
+    }
+
+    /// A login has come back. Returns the number under which the driver keeps the token, if there is one:
+    /// it must keep it before it carries out the effects.
+    pub fn logged_in(
+        &mut self,
+        at: Moment,
+        id: IdentityId,
+        request: RequestId,
+        result: Result<TokenTerms, Failure>,
+    ) -> (Option<TokenId>, Effects) {
+        self.run(at, |engine, fx| {
+            let expected = engine.identity(id).login == LoginState::InFlight(request) && !engine.stopping;
+            engine.touch_identity(id);
+            match result {
+                Ok(terms) => {
+                    let token = TokenId(engine.fresh_id());
+                    if expected {
+                        engine.take_token(at, id, token, terms, fx);
+                    } else {
+                        let with = Credential { identity: id, token };
+                        fx.push(if terms.ours {
+                            Effect::RevokeToken { with }
+                        } else {
+                            Effect::DropToken { with }
+                        });
+                    }
+                    Some(token)
+                }
+                Err(failure) => {
+                    if expected {
+                        engine.take_login_failure(at, id, failure, fx);
+                    }
+                    None
+                }
+            }
+        })
+    }
+
+    fn take_token(
+        &mut self,
+        at: Moment,
+        id: IdentityId,
+        token: TokenId,
+        terms: TokenTerms,
+        fx: &mut Effects,
+    ) {
+        let new = Token::new(token, terms, at.chance);
+        let identity = self.identity_mut(id);
+        identity.login = LoginState::Idle;
+        identity.failed_logins = 0;
+        if let Some(current) = identity.tokens.last_mut()
+            && !terms.ours
+            && at.now < current.end
+            && new.end <= current.end + Duration::from_secs(1)
+        {
+            // The user has not put a better token there: the one we have goes on.
+            let pause = scaled(current.end.since(at.now), at.chance.between(0.3, 0.5, token.0));
+            current.next = TokenNext::Replace(at.now + pause.max(Duration::from_secs(1)));
+            fx.push(Effect::DropToken { with: Credential { identity: id, token } });
+            self.resume_all(at, id, fx);
+            return;
+        }
+        identity.tokens.push(new);
+        fx.push(Effect::Report(Report::LoggedIn { identity: id, end: new.end }));
+        self.move_sources(at, id, fx);
+        self.drop_unused_tokens(id, fx);
+        self.resume_all(at, id, fx);
+    }
+
+    /// What an earlier token obtained moves to the current one before the earlier one ends: KV is read
+    /// again, leases are replaced, spread over half of the time that is left.
+    fn move_sources(&mut self, at: Moment, id: IdentityId, fx: &mut Effects) {
+        let Some(current) = self.identity(id).current().map(|token| token.id) else { return };
+        let moving: Vec<(SourceId, BootTime)> = self
+            .sources
+            .iter()
+            .filter_map(|(source, state)| {
+                let with = state.current.as_ref()?.with;
+                (with.identity == id && with.token != current)
+                    .then(|| (*source, self.identity(id).end_of(with.token)))
+            })
+            .collect();
+        for (source, token_end) in moving {
+            let Some(generation) = self.sources.get_mut(&source).and_then(|state| state.current.as_mut())
+            else {
+                continue;
+            };
+            let salt = generation.id.0;
+            let until = generation.end.min(token_end);
+            let rotate = at.now + scaled(until.since(at.now), at.chance.between(0.0, 0.5, salt));
+            match &mut generation.validity {
+                Validity::Kv { fresh_until, .. } => *fresh_until = (*fresh_until).min(at.now),
+                Validity::Leased(lease) => lease.next = Next::Rotate { at: rotate },
+                Validity::Fixed { replace } => *replace = (*replace).min(rotate),
+            }
+            self.touch_source(source);
+            self.invalidate(source, fx);
+        }
+    }
+
+    fn take_login_failure(&mut self, at: Moment, id: IdentityId, failure: Failure, fx: &mut Effects) {
+        let identity = self.identity_mut(id);
+        identity.failed_logins = identity.failed_logins.saturating_add(1);
+        let pause = login_pause(&failure, identity.failed_logins, at.chance, u64::from(id.0));
+        identity.login = LoginState::Failed { failure: failure.clone(), again: at.now + pause };
+        let waiting: Vec<SourceId> = std::mem::take(&mut identity.waiting_sources).into_iter().collect();
+        let lists: Vec<Ino> = std::mem::take(&mut identity.waiting_lists).into_iter().collect();
+        let report = Report::LoginFailed { identity: id, failure: failure.clone(), again: pause };
+        fx.push(Effect::Report(report));
+        for source in waiting {
+            self.note_failure(at, source, failure.clone());
+            self.give_up_fetch(at, source, fx);
+        }
+        for ino in lists {
+            self.give_up_list(at, ino, failure.clone(), fx);
+        }
+    }
+
+    /// A token's extension has come back.
+    pub fn token_renewed(
+        &mut self,
+        at: Moment,
+        with: Credential,
+        request: RequestId,
+        result: Result<TokenTerms, Failure>,
+    ) -> Effects {
+        self.run(at, |engine, fx| {
+            engine.touch_identity(with.identity);
+            let Some(token) = engine.identity_mut(with.identity).token_mut(with.token) else { return };
+            if token.next != TokenNext::Renewing(request) {
+                return;
+            }
+            match result {
+                Ok(terms) => {
+                    token.grant(terms, at.chance);
+                    // What it obtained may live on with it.
+                    let sources: Vec<SourceId> = engine
+                        .sources
+                        .iter()
+                        .filter(|(_, source)| source.current.as_ref().is_some_and(|one| one.with == with))
+                        .map(|(id, _)| *id)
+                        .collect();
+                    for source in sources {
+                        engine.touch_source(source);
+                    }
+                }
+                Err(failure) => {
+                    let remaining = token.end.since(at.now);
+                    let salt = token.id.0;
+                    token.next = if failure.fault.is_transient() {
+                        let pause = scaled(remaining / 4, at.chance.between(0.5, 1.0, salt));
+                        TokenNext::Renew(at.now + pause.max(Duration::from_millis(250)))
+                    } else {
+                        TokenNext::Replace(at.now + scaled(remaining, at.chance.between(0.1, 0.3, salt)))
+                    };
+                    let lost = failure.fault == Fault::TokenLost;
+                    fx.push(Effect::Report(Report::TokenRenewalFailed { identity: with.identity, failure }));
+                    if lost {
+                        engine.lose_token(at, with, fx);
+                    }
+                }
+            }
+        })
+        .1
+    }
+
+    /// A token is dead: all that it obtained ends now, and the identity logs in again.
+    pub(super) fn lose_token(&mut self, at: Moment, with: Credential, fx: &mut Effects) {
+        let identity = self.identity_mut(with.identity);
+        if identity.token(with.token).is_none() {
+            return;
+        }
+        let was_current = identity.current().is_some_and(|token| token.id == with.token);
+        identity.tokens.retain(|token| token.id != with.token);
+        self.touch_identity(with.identity);
+        fx.push(Effect::Report(Report::TokenLost { identity: with.identity }));
+        fx.push(Effect::DropToken { with });
+        let ended: Vec<(SourceId, GenerationId)> = self
+            .sources
+            .iter()
+            .flat_map(|(id, source)| {
+                let lost = [&source.current, &source.previous].into_iter().flatten();
+                lost.filter(|one| one.with == with).map(|one| (*id, one.id))
+            })
+            .collect();
+        for (source, which) in ended {
+            self.end_generation(at, source, which, End::TokenGone, fx);
+        }
+        let dead: Vec<_> = self
+            .retiring
+            .iter()
+            .filter(|(_, one)| one.with == with)
+            .map(|(lease, _)| lease.clone())
+            .collect();
+        for lease in dead {
+            self.retiring.remove(&lease);
+            self.wakes.touch(super::wakes::WakeKey::Lease(lease));
+        }
+        if was_current {
+            self.log_in(with.identity, fx);
+        }
+    }
+
+    /// An identity is due: a token has ended, is to be extended or replaced, or a login is tried again.
+    pub(super) fn identity_due(&mut self, at: Moment, id: IdentityId, fx: &mut Effects) {
+        let over: Vec<TokenId> = self
+            .identity(id)
+            .tokens
+            .iter()
+            .filter(|token| at.now >= token.end)
+            .map(|token| token.id)
+            .collect();
+        for token in over {
+            self.lose_token(at, Credential { identity: id, token }, fx);
+        }
+        if let LoginState::Failed { again, .. } = self.identity(id).login
+            && at.now >= again
+        {
+            self.log_in(id, fx);
+        }
+        let Some(token) = self.identity(id).current().copied() else { return };
+        match token.next {
+            TokenNext::Renew(due) if at.now >= due => {
+                let request = self.request();
+                if let Some(token) = self.identity_mut(id).token_mut(token.id) {
+                    token.next = TokenNext::Renewing(request);
+                }
+                let with = Credential { identity: id, token: token.id };
+                fx.push(Effect::RenewToken { request, with });
+            }
+            TokenNext::Replace(due) if at.now >= due && self.identity(id).login == LoginState::Idle => {
+                self.log_in(id, fx);
+            }
+            TokenNext::Nothing | TokenNext::Renew(_) | TokenNext::Renewing(_) | TokenNext::Replace(_) => {}
+        }
+    }
+}

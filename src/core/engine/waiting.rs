@@ -1,0 +1,244 @@
+//! Callers that wait for Vault: each has a ticket and is answered once.
+
+use crate::core::effect::{Answer, Effect, Minting, Outcome};
+use crate::core::engine::fetching::Demand;
+use crate::core::engine::{Effects, Engine};
+use crate::core::error::FsError;
+use crate::core::name::{Ino, SourceId, Ticket};
+use crate::core::source::Body;
+use crate::core::time::Moment;
+use crate::core::tree::Node;
+
+/// What a caller waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// OPEN of a file.
+    Open,
+    /// GETATTR of a file or directory.
+    Attributes,
+    /// OPENDIR.
+    OpenDirectory,
+    /// An operator's refresh of a file.
+    Refresh,
+}
+
+/// A caller that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    ino: Ino,
+    operation: Operation,
+}
+
+/// Whether a try may start a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// The caller has just come.
+    Yes,
+    /// The read that it waited for is over: whatever is there now is the answer.
+    No,
+}
+
+/// How far an operation got.
+pub(super) enum Attempt {
+    /// Answer now.
+    Done(Result<Answer, FsError>),
+    /// Something is on its way.
+    Pending(On),
+}
+
+/// What an operation waits for; either or both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct On {
+    /// A read.
+    pub(super) source: Option<SourceId>,
+    /// A list, of this directory.
+    pub(super) list: Option<Ino>,
+}
+
+impl<B: Body> Engine<B> {
+    /// Tries an operation for a caller who may do it; lets it wait where it must.
+    pub(super) fn begin(
+        &mut self,
+        at: Moment,
+        ino: Ino,
+        operation: Operation,
+        fx: &mut Effects,
+    ) -> Outcome<Answer> {
+        if self.stopping {
+            return Outcome::Done(Err(FsError::Stopping));
+        }
+        match self.attempt(at, ino, operation, Start::Yes, fx) {
+            Attempt::Done(result) => Outcome::Done(result),
+            Attempt::Pending(on) => {
+                let ticket = Ticket(self.fresh_id());
+                self.waiting.insert(ticket, Waiting { ino, operation });
+                self.wait_on(ticket, on);
+                Outcome::Wait(ticket)
+            }
+        }
+    }
+
+    /// Lets an operator wait for the read of a source that is on its way.
+    pub(super) fn wait_for_fetch(
+        &mut self,
+        ino: Ino,
+        source: SourceId,
+        operation: Operation,
+    ) -> Outcome<Answer> {
+        let ticket = Ticket(self.fresh_id());
+        self.waiting.insert(ticket, Waiting { ino, operation });
+        self.wait_on(ticket, On { source: Some(source), list: None });
+        Outcome::Wait(ticket)
+    }
+
+    fn wait_on(&mut self, ticket: Ticket, on: On) {
+        if let Some(source) = on.source.and_then(|id| self.sources.get_mut(&id)) {
+            source.waiters.insert(ticket);
+        }
+        if let Some(list) = on.list.and_then(|ino| self.lists.get_mut(&ino)) {
+            list.waiters.insert(ticket);
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        at: Moment,
+        ino: Ino,
+        operation: Operation,
+        start: Start,
+        fx: &mut Effects,
+    ) -> Attempt {
+        let Some(slot) = self.tree.slot(ino) else { return Attempt::Done(Err(FsError::NoSuchName)) };
+        if self.vanished.contains(&ino) && operation != Operation::Refresh {
+            return Attempt::Done(Err(FsError::Vanished));
+        }
+        match (&slot.node, operation) {
+            (Node::File(_) | Node::Field(_), Operation::OpenDirectory) => {
+                Attempt::Done(Err(FsError::NotADirectory))
+            }
+            (Node::File(_) | Node::Field(_), _) => self.attempt_file(at, ino, operation, start, fx),
+            (_, Operation::Open | Operation::Refresh) => Attempt::Done(Err(FsError::IsADirectory)),
+            (_, Operation::Attributes | Operation::OpenDirectory) => {
+                self.attempt_directory(at, ino, operation, start, fx)
+            }
+        }
+    }
+
+    fn attempt_file(
+        &mut self,
+        at: Moment,
+        ino: Ino,
+        operation: Operation,
+        start: Start,
+        fx: &mut Effects,
+    ) -> Attempt {
+        let Some((id, piece, _)) = self.file_of(ino) else {
+            return Attempt::Done(Err(FsError::NoSuchName));
+        };
+        let minting = match operation {
+            Operation::Open | Operation::Refresh => Minting::Allowed,
+            Operation::Attributes | Operation::OpenDirectory => Minting::Forbidden,
+        };
+        let demand = self.demand(at, id, minting, start, fx);
+        if operation == Operation::Refresh
+            && demand != Demand::Waiting
+            && let Some(failure) = self.sources.get(&id).and_then(|source| source.failure.as_ref())
+        {
+            // What was there before may live on; the refresh has failed all the same.
+            return Attempt::Done(Err(failure.fault.situation()));
+        }
+        match demand {
+            Demand::Waiting => Attempt::Pending(On { source: Some(id), list: None }),
+            Demand::Failed(error) => Attempt::Done(Err(error)),
+            Demand::Ready => Attempt::Done(match operation {
+                Operation::Open => self.open_file(at, ino, id, piece).map(Answer::Opened),
+                Operation::Refresh => Ok(Answer::Refreshed),
+                Operation::Attributes | Operation::OpenDirectory => {
+                    self.file_attributes(at.now, ino).map(Answer::Attributes)
+                }
+            }),
+        }
+    }
+
+    fn attempt_directory(
+        &mut self,
+        at: Moment,
+        ino: Ino,
+        operation: Operation,
+        start: Start,
+        fx: &mut Effects,
+    ) -> Attempt {
+        match self.demand_directory(at, ino, start, fx) {
+            Ok(Some(on)) => Attempt::Pending(on),
+            Err(error) => Attempt::Done(Err(error)),
+            Ok(None) => Attempt::Done(match operation {
+                Operation::OpenDirectory => self.open_directory(at.now, ino).map(Answer::DirectoryOpened),
+                Operation::Open | Operation::Attributes | Operation::Refresh => {
+                    self.directory_attributes(at.now, ino).map(Answer::Attributes)
+                }
+            }),
+        }
+    }
+
+    /// What a source's waiters waited for is over.
+    pub(super) fn wake_waiters_of_source(
+        &mut self,
+        at: Moment,
+        id: SourceId,
+        start: Start,
+        fx: &mut Effects,
+    ) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        for ticket in std::mem::take(&mut source.waiters) {
+            self.try_again(at, ticket, start, fx);
+        }
+    }
+
+    /// What the waiters of a directory's list waited for is over.
+    pub(super) fn wake_waiters_of_list(&mut self, at: Moment, ino: Ino, fx: &mut Effects) {
+        let Some(list) = self.lists.get_mut(&ino) else { return };
+        for ticket in std::mem::take(&mut list.waiters) {
+            self.try_again(at, ticket, Start::No, fx);
+        }
+    }
+
+    fn try_again(&mut self, at: Moment, ticket: Ticket, start: Start, fx: &mut Effects) {
+        let Some(Waiting { ino, operation }) = self.waiting.get(&ticket).copied() else { return };
+        match self.attempt(at, ino, operation, start, fx) {
+            Attempt::Pending(on) => self.wait_on(ticket, on),
+            Attempt::Done(answer) => {
+                self.waiting.remove(&ticket);
+                fx.push(Effect::Answer { ticket, answer });
+            }
+        }
+    }
+
+    /// A caller's time is over: it gets what may still be shown (a stale KV secret), or a time-out. What
+    /// it waited for goes on without it.
+    pub fn give_up(&mut self, at: Moment, ticket: Ticket) -> Effects {
+        self.run(at, |engine, fx| {
+            let Some(Waiting { ino, operation }) = engine.waiting.remove(&ticket) else { return };
+            for source in engine.sources.values_mut() {
+                source.waiters.remove(&ticket);
+            }
+            for list in engine.lists.values_mut() {
+                list.waiters.remove(&ticket);
+            }
+            let stale = engine.file_of(ino).filter(|(id, _, _)| engine.live(at.now, *id).is_some());
+            let answer = match (operation, stale) {
+                (Operation::Open, Some((id, piece, _))) => {
+                    engine.open_file(at, ino, id, piece).map(Answer::Opened)
+                }
+                (Operation::Attributes, Some(_)) => {
+                    engine.file_attributes(at.now, ino).map(Answer::Attributes)
+                }
+                (
+                    Operation::Open | Operation::Attributes | Operation::OpenDirectory | Operation::Refresh,
+                    _,
+                ) => Err(FsError::TimedOut),
+            };
+            fx.push(Effect::Answer { ticket, answer });
+        })
+        .1
+    }
+}
