@@ -2,6 +2,27 @@
 //!
 //! Rules: foreign errors (vaultrs, reqwest, serde) end here and their text is not kept, since it may
 //! hold answers or tokens. A token is a [`SecretBytes`] from the moment that it is parsed.
+//!
+//! | file | responsibility |
+//! | --- | --- |
+//! | `client.rs` | [`client::Client`], the real server behind the trait |
+//! | `http.rs` | one request and its whole answer: nodes, TLS, limits, time-outs |
+//! | `answer.rs` | the bytes of a good answer, taken apart without a copy too many |
+//! | `refusal.rs` | status and error texts of a bad answer, as a [`Failure`] |
+//! | `engine.rs` | where a logical path lies in the API of the engine that serves it |
+//! | `issue.rs` | requests that mint: never cut off, and what comes too late is revoked |
+//! | `life.rs` | tells a dead token from a policy that says no |
+//! | `auth/` | one login method per file |
+
+pub mod client;
+pub mod engine;
+
+mod answer;
+mod auth;
+mod http;
+mod issue;
+mod life;
+mod refusal;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,9 +35,47 @@ use crate::core::name::{IdentityId, LeaseId, VaultPath};
 use crate::core::time::UnixTime;
 use crate::secret::SecretBytes;
 
+/// Who obtained a token, and so who ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// leasefs logged in for it and revokes it at the end.
+    Obtained,
+    /// The user gave it; it is left alone.
+    Given,
+}
+
 /// A token, ready to be sent with requests. Cheap to clone: all clones share the bytes.
 #[derive(Clone)]
-pub struct Token(pub Arc<SecretBytes>);
+pub struct Token(Arc<TokenParts>);
+
+struct TokenParts {
+    secret: SecretBytes,
+    namespace: Option<String>,
+    origin: Origin,
+    life: life::LifeSign,
+}
+
+impl Token {
+    /// A token, the namespace that requests with it go to, and where it came from.
+    pub fn new(secret: SecretBytes, namespace: Option<String>, origin: Origin) -> Token {
+        Token(Arc::new(TokenParts { secret, namespace, origin, life: life::LifeSign::default() }))
+    }
+
+    /// The token itself: for the request's header and for the sealed state.
+    pub fn secret(&self) -> &SecretBytes {
+        &self.0.secret
+    }
+
+    /// Sent as `X-Vault-Namespace`.
+    pub fn namespace(&self) -> Option<&str> {
+        self.0.namespace.as_deref()
+    }
+
+    /// Who obtained it.
+    pub fn origin(&self) -> Origin {
+        self.0.origin
+    }
+}
 
 /// What Vault says of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,14 +180,14 @@ pub trait Vault: Send + Sync + 'static {
     /// Asks what the server thinks of `token`.
     fn look_up_self(&self, token: &Token) -> impl Future<Output = Result<TokenInfo, Failure>> + Send;
     /// Extends `token`.
-    fn renew_self(
-        &self,
-        identity: IdentityId,
-        token: &Token,
-    ) -> impl Future<Output = Result<TokenInfo, Failure>> + Send;
-    /// Ends `token` and all leases obtained with it.
+    fn renew_self(&self, token: &Token) -> impl Future<Output = Result<TokenInfo, Failure>> + Send;
+    /// Ends `token` and all leases obtained with it. A batch token can't be ended: [`Fault::Refused`].
+    ///
+    /// [`Fault::Refused`]: crate::core::error::Fault::Refused
     fn revoke_self(&self, token: &Token) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Reads (or, with params, writes) a path. May mint: never cancel it, and never repeat it blindly.
+    /// Reads (or, with params, writes) a path. It may mint, so it must not be repeated blindly. Whoever
+    /// drops the future gives the answer up: the request itself goes on, and a lease that it still brings
+    /// is revoked.
     fn read(
         &self,
         token: &Token,
@@ -140,7 +199,7 @@ pub trait Vault: Send + Sync + 'static {
         token: &Token,
         prefix: &VaultPath,
     ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
-    /// Extends a lease by `increment` from now.
+    /// Extends a lease to `increment` from now; a shorter grant means that the lease is capped.
     fn renew_lease(
         &self,
         token: &Token,

@@ -1,0 +1,417 @@
+//! The real server behind the trait.
+//!
+//! Each method is one request, with two exceptions that the caller can't see: a path whose engine isn't
+//! known yet is asked about first, and after a 403 the token is looked up once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::config::plan::{IdentityPlan, Method as LoginMethod, VaultPlan};
+use crate::core::effect::{EngineHint, ReadRequest};
+use crate::core::error::{Failure, Fault};
+use crate::core::name::{IdentityId, LeaseId, VaultPath};
+use crate::vault::engine::{self, Capability, MountTable, Place, Shape};
+use crate::vault::http::{Answer, Call, Http, Limit, Method};
+use crate::vault::life::Life;
+use crate::vault::{
+    EngineMount, Login, Origin, Renewal, Secret, Token, TokenInfo, Vault, answer, auth, issue, refusal,
+};
+
+/// Why no client can be made of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ClientError {
+    /// The list of addresses is empty.
+    #[error("no address of Vault is known: set `address`")]
+    NoAddress,
+    /// An address that isn't `http://HOST[:PORT]` or `https://HOST[:PORT]`.
+    #[error("{address} is no address of Vault: write https://HOST:PORT")]
+    BadAddress {
+        /// As it was given.
+        address: String,
+    },
+    /// A certificate or key file that can't be read.
+    #[error("{} can't be read: {trouble}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        trouble: String,
+    },
+    /// A CA file without a certificate.
+    #[error("{} holds no PEM certificate", path.display())]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Client certificate and key don't make a pair, or aren't PEM.
+    #[error("{} and {} are no PEM certificate with its key", certificate.display(), key.display())]
+    BadClientCertificate {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// `tls-server-name` isn't a DNS name.
+    #[error("tls-server-name {name} is not a DNS name")]
+    BadServerName {
+        /// As it was given.
+        name: String,
+    },
+    /// The TLS library refuses to start: no trusted certificate on the system, or a client certificate that
+    /// doesn't fit its key.
+    #[error("TLS can't be set up: set `ca-cert`, and check that client-cert and client-key belong together")]
+    Tls,
+}
+
+/// A Vault server, or several nodes of one. Cheap to clone: all clones are one client.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+struct Shared {
+    http: Http,
+    identities: Vec<Identity>,
+    mounts: MountTable,
+    /// For all requests that can be repeated.
+    patience: Duration,
+    /// For requests that may mint.
+    issue_timeout: Duration,
+}
+
+struct Identity {
+    method: LoginMethod,
+    namespace: Option<String>,
+}
+
+impl Client {
+    /// Prepares a client; sends nothing.
+    ///
+    /// # Errors
+    /// A [`ClientError`]: an address or a certificate file that can't be used.
+    pub fn new(vault: &VaultPlan, identities: &[IdentityPlan]) -> Result<Client, ClientError> {
+        let identities = identities.iter().map(|identity| Identity {
+            method: identity.method.clone(),
+            namespace: identity.namespace.clone().or_else(|| vault.namespace.clone()),
+        });
+        Ok(Client(Arc::new(Shared {
+            http: Http::new(vault)?,
+            identities: identities.collect(),
+            mounts: MountTable::default(),
+            patience: vault.read_timeout.saturating_mul(2),
+            issue_timeout: vault.issue_timeout,
+        })))
+    }
+
+    /// Posts credentials to an auth method.
+    pub(super) async fn log_in_at(
+        &self,
+        auth_path: &VaultPath,
+        namespace: Option<&str>,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<Answer, Failure> {
+        let path = format!("auth/{auth_path}/login");
+        let call = Call {
+            method: Method::Post,
+            path: &path,
+            query: &[],
+            token: None,
+            namespace,
+            body: Some(body),
+            limit: Limit::Plain,
+            timeout: self.0.patience,
+        };
+        let answer = self.0.http.send(&call).await?;
+        if is_good(&answer) { Ok(answer) } else { Err(refusal::of_login(&answer, auth_path.as_str())) }
+    }
+
+    fn identity(&self, id: IdentityId) -> Result<&Identity, Failure> {
+        let found = usize::try_from(id.0).ok().and_then(|at| self.0.identities.get(at));
+        found.ok_or_else(|| Failure::new(Fault::Denied, "the configuration has no such identity"))
+    }
+
+    /// Sends a call with a token. A bad answer becomes `refused(answer)`; if that says denied, the token is
+    /// looked up to see whether it lives.
+    async fn ask(
+        &self,
+        call: Call<'_>,
+        refused: impl Fn(&Answer) -> Failure + Send,
+    ) -> Result<Answer, Failure> {
+        let answer = self.0.http.send(&call).await?;
+        if is_good(&answer) {
+            return Ok(answer);
+        }
+        let failure = refused(&answer);
+        match call.token {
+            Some(token) if failure.fault == Fault::Denied => Err(self.or_token_lost(token, failure).await),
+            _ => Err(failure),
+        }
+    }
+
+    async fn or_token_lost(&self, token: &Token, denied: Failure) -> Failure {
+        match token.0.life.ask(self.life_of(token)).await {
+            Life::Alive | Life::Unknown => denied,
+            Life::Dead => Failure::new(Fault::TokenLost, format!("the token is dead: {}", denied.reason)),
+        }
+    }
+
+    /// `lookup-self` is denied to a dead token and to one without the `default` policy. The list of mounts
+    /// is open to every token that lives.
+    async fn life_of(&self, token: &Token) -> Life {
+        for path in ["auth/token/lookup-self", "sys/internal/ui/mounts"] {
+            let call = Call { limit: Limit::List, ..Call::get(token, path, self.0.patience) };
+            match self.0.http.send(&call).await {
+                Ok(answer) if is_good(&answer) => return Life::Alive,
+                // Only Vault itself can say that a token is dead; a proxy that denies can't.
+                Ok(answer) if answer.status == 403 && refusal::texts(&answer.body).is_some() => {}
+                Ok(_) | Err(_) => return Life::Unknown,
+            }
+        }
+        Life::Dead
+    }
+
+    /// The engine of a path, asked for once per mount. `None`: Vault won't say.
+    async fn mount_for(&self, token: &Token, path: &VaultPath) -> Result<Option<EngineMount>, Failure> {
+        if let Some(mount) = self.0.mounts.find(token.namespace(), path) {
+            return Ok(Some(mount));
+        }
+        let asked = format!("sys/internal/ui/mounts/{path}");
+        let answer = self.0.http.send(&Call::get(token, &asked, self.0.patience)).await?;
+        if matches!(answer.status, 400 | 403 | 404 | 405) {
+            return Ok(None);
+        }
+        if !is_good(&answer) {
+            return Err(refusal::of_request(&answer, &format!("asking for the engine of {path}")));
+        }
+        let mount = answer::mount(&answer.body, &asked)?;
+        self.0.mounts.remember(token.namespace(), mount);
+        // A path that isn't below the mount that Vault names for it is as good as unknown.
+        Ok(self.0.mounts.find(token.namespace(), path))
+    }
+
+    async fn place(&self, token: &Token, request: &ReadRequest) -> Result<Place, Failure> {
+        let mount = match request.engine {
+            EngineHint::Auto | EngineHint::Kv2 => self.mount_for(token, &request.path).await?,
+            EngineHint::Kv1 | EngineHint::Other => None,
+        };
+        engine::place(mount.as_ref(), request)
+    }
+
+    /// Sends the read itself.
+    async fn fetch(
+        &self,
+        token: &Token,
+        request: &ReadRequest,
+        place: &Place,
+        timeout: Duration,
+    ) -> Result<Secret, Failure> {
+        let Place { call, shape } = place;
+        let version = request.version.map(|version| version.to_string());
+        let query: Vec<_> = version.iter().map(|version| ("version", version.as_str())).collect();
+        let get = Call { query: &query, limit: Limit::Secret, ..Call::get(token, &call.path, timeout) };
+        let sent = match &request.params {
+            Some(params) => Call { method: Method::Post, body: Some(params_object(params)?), ..get },
+            None => get,
+        };
+        let refused = |answer: &Answer| {
+            let deleted =
+                if answer.status == 404 { answer::deleted_version(&answer.body, &call.path) } else { None };
+            deleted.unwrap_or_else(|| refusal::of_read(answer, &call.path, call.capability))
+        };
+        let answer = self.ask(sent, refused).await.inspect_err(|failure| {
+            if matches!(failure.fault, Fault::NotFound | Fault::Refused) {
+                // Perhaps another engine is mounted there by now.
+                self.0.mounts.forget(token.namespace(), &request.path);
+            }
+        })?;
+        answer::secret(&answer.body, &call.path, *shape, request.params.is_some())
+    }
+
+    /// A request about a lease.
+    async fn lease_call(
+        &self,
+        token: &Token,
+        path: &str,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<Answer, Failure> {
+        self.ask(Call::post(token, path, body, self.0.patience), |answer| refusal::of_lease(answer, path))
+            .await
+    }
+}
+
+impl Vault for Client {
+    async fn login(&self, identity: IdentityId) -> Result<Login, Failure> {
+        let Identity { method, namespace } = self.identity(identity)?;
+        let namespace = namespace.clone();
+        let login = match method {
+            LoginMethod::Token { token } => auth::token::login(self, token, namespace).await?,
+            LoginMethod::AppRole { auth_path, role_id, secret_id } => {
+                auth::approle::login(self, auth_path, role_id, secret_id.as_ref(), namespace).await?
+            }
+        };
+        if login.info.num_uses > 0 {
+            if login.token.origin() == Origin::Obtained {
+                // What it still could do is not our concern; that it stays behind is.
+                drop(self.revoke_self(&login.token).await);
+            }
+            let reason = "the token may be used only a few times (num_uses): give one without that limit";
+            return Err(Failure::new(Fault::Denied, reason));
+        }
+        Ok(login)
+    }
+
+    async fn look_up_self(&self, token: &Token) -> Result<TokenInfo, Failure> {
+        let path = "auth/token/lookup-self";
+        let call = Call::get(token, path, self.0.patience);
+        let answer = self.ask(call, |answer| refusal::of_request(answer, path)).await?;
+        answer::token_info(&answer.body, path, token.origin() == Origin::Obtained)
+    }
+
+    async fn renew_self(&self, token: &Token) -> Result<TokenInfo, Failure> {
+        let path = "auth/token/renew-self";
+        let answer = self.lease_call(token, path, json(&())?).await?;
+        let (_, info) = answer::auth(&answer.body, path, token.origin() == Origin::Obtained)?;
+        Ok(info)
+    }
+
+    async fn revoke_self(&self, token: &Token) -> Result<(), Failure> {
+        let path = "auth/token/revoke-self";
+        let call = Call::post(token, path, json(&())?, self.0.patience);
+        self.ask(call, |answer| refusal::of_request(answer, path)).await.map(drop)
+    }
+
+    async fn read(&self, token: &Token, request: &ReadRequest) -> Result<Secret, Failure> {
+        let place = self.place(token, request).await?;
+        if matches!(place.shape, Shape::Kv1 | Shape::Kv2) {
+            return self.fetch(token, request, &place, self.0.patience).await;
+        }
+        let (client, own_token, request) = (self.clone(), token.clone(), request.clone());
+        let path = place.call.path.clone();
+        let work = move |timeout| async move { client.fetch(&own_token, &request, &place, timeout).await };
+        issue::carry_out(self, token, &path, self.0.issue_timeout, work).await
+    }
+
+    async fn list(&self, token: &Token, prefix: &VaultPath) -> Result<Vec<String>, Failure> {
+        let mount = self.mount_for(token, prefix).await?;
+        let place = engine::list_call(mount.as_ref(), prefix);
+        let path = place.path.trim_end_matches('/');
+        // `?list=true` is the same as the method LIST, and passes every proxy.
+        let get = Call::get(token, path, self.0.patience);
+        let call = Call { query: &[("list", "true")], limit: Limit::List, ..get };
+        match self.ask(call, |answer| refusal::of_read(answer, &place.path, Capability::List)).await {
+            Ok(answer) => answer::names(&answer.body, &place.path),
+            Err(failure) if failure.fault == Fault::NotFound => Ok(Vec::new()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn renew_lease(
+        &self,
+        token: &Token,
+        lease: &LeaseId,
+        increment: Duration,
+    ) -> Result<Renewal, Failure> {
+        let path = "sys/leases/renew";
+        let body = json(&LeaseBody { lease_id: &lease.0, increment: Some(increment.as_secs()), sync: None })?;
+        let answer = self.lease_call(token, path, body).await?;
+        answer::renewal(&answer.body, path)
+    }
+
+    async fn look_up_lease(&self, token: &Token, lease: &LeaseId) -> Result<Duration, Failure> {
+        let path = "sys/leases/lookup";
+        let body = json(&LeaseBody { lease_id: &lease.0, increment: None, sync: None })?;
+        let answer = self.lease_call(token, path, body).await?;
+        answer::lease_ttl(&answer.body, path)
+    }
+
+    async fn revoke_lease(&self, token: &Token, lease: &LeaseId) -> Result<(), Failure> {
+        let body = |sync| json(&LeaseBody { lease_id: &lease.0, increment: None, sync });
+        let now = self.lease_call(token, "sys/leases/revoke", body(Some(true))?).await;
+        if let Err(Failure { fault: Fault::ServerError, .. }) = &now {
+            // It failed now, and Vault would leave it at that. Queued, it tries again until it succeeds; the
+            // credential lives until then, so this is reported as a failure all the same.
+            let queued = self.lease_call(token, "sys/leases/revoke", body(None)?).await;
+            return queued.and(now.map(drop));
+        }
+        now.map(drop)
+    }
+
+    async fn mount_of(&self, token: &Token, path: &VaultPath) -> Result<EngineMount, Failure> {
+        match self.mount_for(token, path).await? {
+            Some(mount) => Ok(mount),
+            None => {
+                let reason =
+                    format!("Vault doesn't say which engine serves {path}: the policy allows nothing there");
+                Err(self.or_token_lost(token, Failure::new(Fault::Denied, reason)).await)
+            }
+        }
+    }
+
+    async fn capabilities(
+        &self,
+        token: &Token,
+        paths: &[String],
+    ) -> Result<BTreeMap<String, Vec<String>>, Failure> {
+        #[derive(Serialize)]
+        struct Paths<'a> {
+            paths: &'a [String],
+        }
+        let path = "sys/capabilities-self";
+        let call = Call::post(token, path, json(&Paths { paths })?, self.0.patience);
+        let answer = self.ask(call, |answer| refusal::of_request(answer, path)).await?;
+        answer::capabilities(&answer.body, path)
+    }
+
+    async fn health(&self) -> Result<(), Failure> {
+        let call = Call {
+            method: Method::Get,
+            path: "sys/health",
+            query: &[("standbyok", "true"), ("perfstandbyok", "true")],
+            token: None,
+            namespace: None,
+            body: None,
+            limit: Limit::Plain,
+            timeout: self.0.patience,
+        };
+        let answer = self.0.http.send(&call).await?;
+        if is_good(&answer) { Ok(()) } else { Err(refusal::of_request(&answer, "health")) }
+    }
+}
+
+#[derive(Serialize)]
+struct LeaseBody<'a> {
+    lease_id: &'a str,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    increment: Option<u64>,
+    /// Whether to answer only when it is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sync: Option<bool>,
+}
+
+fn is_good(answer: &Answer) -> bool {
+    (200..300).contains(&answer.status)
+}
+
+/// A request's body; wiped when dropped.
+pub(super) fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    // Large enough for every body but big `params`, so that growing seldom leaves a copy.
+    let mut text = Zeroizing::new(Vec::with_capacity(1024));
+    serde_json::to_writer(&mut *text, value)
+        .map_err(|_| Failure::new(Fault::Refused, "the request can't be written as JSON"))?;
+    Ok(text)
+}
+
+/// Parameters, whose values are JSON texts, as one object.
+fn params_object(params: &BTreeMap<String, String>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let parse = |(key, text): (&String, &String)| match serde_json::from_str::<&RawValue>(text) {
+        Ok(value) => Ok((key.clone(), value.to_owned())),
+        Err(_) => Err(Failure::new(Fault::Refused, format!("the parameter {key} is not JSON"))),
+    };
+    json(&params.iter().map(parse).collect::<Result<BTreeMap<String, Box<RawValue>>, _>>()?)
+}

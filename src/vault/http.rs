@@ -1,0 +1,358 @@
+//! One request and its whole answer.
+//!
+//! Invariants: no redirect is followed (a redirect would carry the token to another origin), no proxy is
+//! used, no connection is kept for later (its buffer would keep the last secret), nothing waits for ever,
+//! no answer grows past its limit. A request is repeated only if it can't have been carried out: nothing
+//! was sent, or the node said that it serves nobody or lags behind. vaultrs carries the client and the
+//! address; reqwest's own errors end here.
+
+mod node;
+
+use std::error::Error;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use vaultrs::client::VaultClient;
+use zeroize::Zeroizing;
+
+use crate::config::plan::VaultPlan;
+use crate::core::error::{Failure, Fault};
+use crate::vault::Token;
+use crate::vault::client::ClientError;
+
+/// How often a node that lags behind is asked again, 50 to 200 ms later.
+const LAG_RETRIES: usize = 4;
+/// The longest `Retry-After` that is believed.
+const RETRY_AFTER_MAX: u64 = 3600;
+/// The largest answer to a request that isn't for a secret or a list, in bytes.
+const PLAIN_LIMIT: u64 = 1 << 20;
+
+/// GET or POST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Post,
+}
+
+impl Method {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+        }
+    }
+}
+
+/// Which limit an answer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    Secret,
+    List,
+    Plain,
+}
+
+/// One request.
+pub(super) struct Call<'a> {
+    pub method: Method,
+    /// Path without `/v1/`; percent-encoded here, segment by segment.
+    pub path: &'a str,
+    pub query: &'a [(&'a str, &'a str)],
+    pub token: Option<&'a Token>,
+    pub namespace: Option<&'a str>,
+    /// JSON text.
+    pub body: Option<Zeroizing<Vec<u8>>>,
+    pub limit: Limit,
+    /// For the whole of one attempt, the answer's last byte included.
+    pub timeout: Duration,
+}
+
+impl<'a> Call<'a> {
+    /// A GET with a token.
+    pub fn get(token: &'a Token, path: &'a str, timeout: Duration) -> Call<'a> {
+        Call {
+            method: Method::Get,
+            path,
+            query: &[],
+            token: Some(token),
+            namespace: token.namespace(),
+            body: None,
+            limit: Limit::Plain,
+            timeout,
+        }
+    }
+
+    /// A POST with a token.
+    pub fn post(token: &'a Token, path: &'a str, body: Zeroizing<Vec<u8>>, timeout: Duration) -> Call<'a> {
+        Call { method: Method::Post, body: Some(body), ..Call::get(token, path, timeout) }
+    }
+}
+
+/// An answer, whatever its status.
+pub(super) struct Answer {
+    pub status: u16,
+    pub retry_after: Option<Duration>,
+    /// Where a redirect points to: scheme, host and port only.
+    pub redirect: Option<String>,
+    /// Wiped when dropped.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// An attempt that brought no answer.
+enum Missed {
+    /// Nothing was sent: another node may be tried.
+    NotSent(Failure),
+    /// The request may have been carried out.
+    Cut(Failure),
+    /// An answer came and is not worth having.
+    Unusable(Failure),
+}
+
+/// All nodes of one Vault.
+pub(super) struct Http {
+    nodes: Vec<node::Node>,
+    /// The node that worked last.
+    current: AtomicUsize,
+    /// The newest `X-Vault-Index`, which keeps standby nodes from answering with older data. Opaque.
+    index: Mutex<Option<HeaderValue>>,
+    max_secret_size: u64,
+    max_list_size: u64,
+}
+
+impl Http {
+    pub fn new(plan: &VaultPlan) -> Result<Http, ClientError> {
+        if plan.addresses.is_empty() {
+            return Err(ClientError::NoAddress);
+        }
+        let nodes = plan.addresses.iter().map(|address| node::Node::new(address, plan));
+        Ok(Http {
+            nodes: nodes.collect::<Result<_, _>>()?,
+            current: AtomicUsize::new(0),
+            index: Mutex::new(None),
+            max_secret_size: plan.max_secret_size,
+            max_list_size: plan.max_list_size,
+        })
+    }
+
+    /// Sends a request and reads the answer, whatever its status.
+    pub async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        for _ in 0..LAG_RETRIES {
+            let answer = self.reach(call).await?;
+            if !answer.says_node_lags() {
+                return Ok(answer);
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(50..=200))).await;
+        }
+        let answer = self.reach(call).await?;
+        if !answer.says_node_lags() {
+            return Ok(answer);
+        }
+        // An index that the server never reaches (it was restored from a backup) must not block for good.
+        *self.index.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Err(Failure::new(Fault::ServerError, "the Vault node lags behind the others and did not catch up"))
+    }
+
+    /// The node that worked last, then the others, until one serves.
+    async fn reach(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let count = self.nodes.len();
+        let first = self.current.load(Ordering::Relaxed);
+        let mut turn = 0;
+        loop {
+            let at = (first + turn) % count;
+            let is_last = turn + 1 == count;
+            match self.attempt(&self.nodes[at], call).await {
+                Ok(answer) if answer.says_node_is_out() && !is_last => {}
+                Ok(answer) => {
+                    self.current.store(at, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(Missed::NotSent(failure)) if is_last => return Err(failure),
+                Err(Missed::NotSent(_)) => {}
+                Err(Missed::Cut(failure)) => {
+                    self.current.store((at + 1) % count, Ordering::Relaxed);
+                    return Err(failure);
+                }
+                Err(Missed::Unusable(failure)) => return Err(failure),
+            }
+            turn += 1;
+        }
+    }
+
+    async fn attempt(&self, node: &node::Node, call: &Call<'_>) -> Result<Answer, Missed> {
+        let carrier: &VaultClient = &node.carrier;
+        let echoed = self.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let headers = headers(node, call, echoed.as_ref()).map_err(Missed::NotSent)?;
+        let url = node.url(call.path, call.query).map_err(Missed::NotSent)?;
+        let request = match call.method {
+            Method::Get => carrier.http.http.get(url),
+            Method::Post => carrier.http.http.post(url),
+        };
+        let request = match &call.body {
+            Some(body) => request.body(body.to_vec()),
+            None => request,
+        };
+        let sent = request.headers(headers).timeout(call.timeout).send().await;
+        let mut response = sent.map_err(|error| node.missed(&error, call.timeout))?;
+        let status = response.status().as_u16();
+        tracing::debug!(
+            node = node.address,
+            method = call.method.as_str(),
+            path = call.path,
+            status,
+            "asked Vault"
+        );
+        if let Some(index) = response.headers().get("x-vault-index") {
+            self.keep_index(echoed.as_ref(), index);
+        }
+        let retry_after = retry_after(response.headers());
+        let redirect = redirect_origin(response.headers());
+        let (limit, key) = match call.limit {
+            Limit::Secret => (self.max_secret_size, "max-secret-size"),
+            Limit::List => (self.max_list_size, "max-list-size"),
+            Limit::Plain => (PLAIN_LIMIT, "what such an answer may be"),
+        };
+        let too_large = || {
+            let reason = format!("the answer for {} is larger than {key}, {limit} bytes", call.path);
+            Missed::Unusable(Failure::new(Fault::Unusable, reason))
+        };
+        let announced = response.content_length().unwrap_or(0);
+        if announced > limit {
+            return Err(too_large());
+        }
+        let announced = usize::try_from(announced).map_err(|_| too_large())?;
+        let mut body = Zeroizing::new(Vec::with_capacity(announced));
+        while let Some(chunk) = response.chunk().await.map_err(|error| node.missed(&error, call.timeout))? {
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Err(too_large());
+            }
+            append(&mut body, &chunk);
+        }
+        Ok(Answer { status, retry_after, redirect, body })
+    }
+
+    /// Takes over an index that is newer than the one that was echoed. If another answer was faster the
+    /// index stays as it is: so it never goes back, although only the server can compare two of them.
+    fn keep_index(&self, echoed: Option<&HeaderValue>, fresh: &HeaderValue) {
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        if index.as_ref() == echoed {
+            *index = Some(fresh.clone());
+        }
+    }
+}
+
+impl Answer {
+    /// 412 of Vault; 429 without a text of OpenBao (with one it is a quota).
+    fn says_node_lags(&self) -> bool {
+        match self.status {
+            412 => true,
+            429 => crate::vault::refusal::texts(&self.body).is_some_and(|texts| texts.is_empty()),
+            _ => false,
+        }
+    }
+
+    /// Sealed, not initialised, or a standby that forwards nothing; no request was carried out.
+    fn says_node_is_out(&self) -> bool {
+        matches!(self.status, 472 | 473 | 501 | 503)
+    }
+}
+
+fn headers(node: &node::Node, call: &Call<'_>, index: Option<&HeaderValue>) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-vault-request", HeaderValue::from_static("true"));
+    if let Some(token) = call.token {
+        let mut value = HeaderValue::from_bytes(token.secret().expose())
+            .map_err(|_| Failure::new(Fault::Denied, "the token has characters that no token has"))?;
+        value.set_sensitive(true);
+        headers.insert("x-vault-token", value);
+    }
+    if let Some(namespace) = call.namespace {
+        let value = HeaderValue::from_str(namespace).map_err(|_| {
+            Failure::new(Fault::Refused, "the namespace has characters that no namespace has")
+        })?;
+        headers.insert("x-vault-namespace", value);
+    }
+    if let Some(index) = index {
+        headers.insert("x-vault-index", index.clone());
+    }
+    if let Some(host) = &node.host {
+        headers.insert(reqwest::header::HOST, host.clone());
+    }
+    if call.body.is_some() {
+        headers.insert(reqwest::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    Ok(headers)
+}
+
+/// Only whole seconds: Vault sends no dates.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u64>().ok()?;
+    Some(Duration::from_secs(seconds.min(RETRY_AFTER_MAX)))
+}
+
+fn redirect_origin(headers: &HeaderMap) -> Option<String> {
+    let target = url::Url::parse(headers.get(reqwest::header::LOCATION)?.to_str().ok()?).ok()?;
+    target.host_str()?;
+    Some(target.origin().ascii_serialization())
+}
+
+/// Adds to a body. When it must move to grow, what it leaves behind is wiped.
+fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
+    let needed = body.len() + chunk.len();
+    if needed > body.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * body.capacity())));
+        larger.extend_from_slice(body);
+        *body = larger;
+    }
+    body.extend_from_slice(chunk);
+}
+
+/// What kept a connection from being made, in words of the system or of the TLS library. Nothing has been
+/// received from Vault by then, so no secret can be in it.
+fn connection_trouble(error: &reqwest::Error) -> String {
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    let mut trouble = String::from("no connection");
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return format!("TLS was refused ({tls})");
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                return format!("TLS was refused ({tls})");
+            }
+            trouble = io.to_string();
+        }
+        cause = error.source();
+    }
+    trouble
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_grows_without_losing_bytes() {
+        let mut body = Zeroizing::new(Vec::new());
+        for chunk in [&b"ab"[..], b"", b"cdefgh", b"i"] {
+            append(&mut body, chunk);
+        }
+        assert_eq!(body.as_slice(), b"abcdefghi");
+    }
+
+    #[test]
+    fn retry_after_is_whole_seconds_and_bounded() {
+        for (text, expected) in [
+            ("7", Some(7)),
+            (" 7 ", Some(7)),
+            ("999999", Some(3600)),
+            ("Wed, 21 Oct 2026", None),
+            ("-1", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(text));
+            assert_eq!(retry_after(&headers), expected.map(Duration::from_secs), "{text}");
+        }
+    }
+}
