@@ -5,6 +5,8 @@
 
 pub mod config;
 pub mod core;
+pub mod driver;
+pub mod fuse;
 pub mod render;
 pub mod secret;
 pub mod sys;

@@ -45,6 +45,11 @@ impl SecretBytes {
         &self.bytes
     }
 
+    /// Whether `other` holds the same bytes.
+    pub fn equals(&self, other: &SecretBytes) -> bool {
+        self.bytes == other.bytes
+    }
+
     /// How many bytes there are.
     pub fn len(&self) -> usize {
         self.bytes.len()

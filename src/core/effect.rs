@@ -58,7 +58,7 @@ pub enum Urgency {
 }
 
 /// With which token a request is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Credential {
     /// Whose it is.
     pub identity: IdentityId,

@@ -1,0 +1,394 @@
+//! The one async actor between the engine and the world: it carries effects out and feeds what comes
+//! back to the engine.
+//!
+//! Invariants: the engine's lock is held for one call of the engine and never across an `.await`, a
+//! reply or a log line; each caller that waits is answered once, at the latest at its deadline; a request
+//! that may mint is never cut off because a reader gave up.
+//!
+//! [`Service`] is what handlers hold: it never waits. [`Driver`] is the actor.
+
+pub mod breaker;
+pub mod clock;
+mod limits;
+mod report;
+mod settle;
+mod work;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::plan::Format;
+use crate::core::effect::{Answer, Credential, Effect};
+use crate::core::engine::{Effects, Engine, FetchResult, Granted};
+use crate::core::error::{Failure, FsError};
+use crate::core::identity::TokenTerms;
+use crate::core::name::{FileId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket};
+use crate::core::source::Body;
+use crate::core::time::{BootTime, Chance, Moment};
+use crate::secret::SecretBytes;
+use crate::vault::{Token, Vault};
+
+pub use breaker::Health;
+use breaker::Breaker;
+use clock::{Clock, Timer};
+use limits::Limits;
+pub use settle::Unrevoked;
+
+impl Body for SecretBytes {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn same_as(&self, other: &SecretBytes) -> bool {
+        self.equals(other)
+    }
+}
+
+/// A caller's reply, kept until there is an answer.
+pub trait Reply: Send {
+    /// Answers; must not block.
+    fn answer(self: Box<Self>, answer: Result<Answer, FsError>);
+}
+
+/// What the kernel is told to forget; must not block.
+pub trait Kernel: Send + 'static {
+    /// Pages and attributes of a file.
+    fn invalidate(&self, ino: Ino);
+    /// A name.
+    fn invalidate_name(&self, parent: Ino, name: String);
+    /// The cached listing of a directory.
+    fn invalidate_listing(&self, ino: Ino);
+}
+
+/// Names for log lines.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Of each identity, by number.
+    pub identities: Vec<String>,
+}
+
+/// What the driver must know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The longest that a caller waits.
+    pub read_timeout: Duration,
+    /// How the declared files of each source are rendered.
+    pub rendering: HashMap<SourceId, Vec<(FileId, Format)>>,
+    /// Names for log lines.
+    pub names: Names,
+}
+
+enum Message {
+    Effects(Effects),
+    Wait { ticket: Ticket, reply: Box<dyn Reply> },
+    Completed(Completed),
+    Stop { patience: Duration, done: oneshot::Sender<Vec<Unrevoked>> },
+}
+
+/// What has come back.
+enum Completed {
+    LoggedIn { identity: IdentityId, request: RequestId, result: Result<(Token, TokenTerms), Failure> },
+    TokenRenewed { with: Credential, request: RequestId, result: Result<TokenTerms, Failure> },
+    Fetched { source: SourceId, request: RequestId, with: Credential, result: FetchResult<SecretBytes> },
+    Listed {
+        directory: Ino,
+        request: RequestId,
+        with: Credential,
+        sent: BootTime,
+        result: Result<Vec<String>, Failure>,
+    },
+    LeaseRenewed { source: SourceId, request: RequestId, result: Result<Granted, Failure> },
+    LeaseLookedUp { source: SourceId, request: RequestId, result: Result<Granted, Failure> },
+    LeaseRevoked { lease: LeaseId, result: Result<(), Failure> },
+}
+
+/// What handlers hold: the engine, and the way to the driver. Cheap to clone.
+pub struct Service<C> {
+    shared: Arc<Shared<C>>,
+}
+
+struct Shared<C> {
+    engine: Mutex<Engine<SecretBytes>>,
+    inbox: mpsc::UnboundedSender<Message>,
+    clock: C,
+    breaker: Mutex<Breaker>,
+}
+
+impl<C> Clone for Service<C> {
+    fn clone(&self) -> Service<C> {
+        Service { shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// What is to be handed to [`Driver::new`].
+pub struct Inbox(mpsc::UnboundedReceiver<Message>);
+
+impl<C: Clock> Service<C> {
+    /// A service for an engine; what it sends waits in the inbox until the driver runs.
+    pub fn new(engine: Engine<SecretBytes>, clock: C) -> (Service<C>, Inbox) {
+        let (inbox, messages) = mpsc::unbounded_channel();
+        let breaker = Mutex::new(Breaker::default());
+        let shared = Arc::new(Shared { engine: Mutex::new(engine), inbox, clock, breaker });
+        (Service { shared }, Inbox(messages))
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &C {
+        &self.shared.clock
+    }
+
+    /// Calls the engine and sends on what it asks for. `call` must not block.
+    pub fn call<T>(&self, call: impl FnOnce(&mut Engine<SecretBytes>, Moment) -> (T, Effects)) -> T {
+        let at = self.moment();
+        let (outcome, effects) = call(&mut self.engine(), at);
+        if !effects.is_empty() {
+            self.send(Message::Effects(effects));
+        }
+        outcome
+    }
+
+    /// Looks at the engine. `look` must not block.
+    pub fn look<T>(&self, look: impl FnOnce(&mut Engine<SecretBytes>, BootTime) -> T) -> T {
+        let now = self.shared.clock.now();
+        look(&mut self.engine(), now)
+    }
+
+    /// Hands over the reply of a caller that waits.
+    pub fn wait(&self, ticket: Ticket, reply: Box<dyn Reply>) {
+        self.send(Message::Wait { ticket, reply });
+    }
+
+    /// Ends everything: bytes are dropped, leases and tokens are given back within `patience`. Returns
+    /// what could not be.
+    pub async fn stop(&self, patience: Duration) -> Vec<Unrevoked> {
+        let (done, ended) = oneshot::channel();
+        self.send(Message::Stop { patience, done });
+        ended.await.unwrap_or_default()
+    }
+
+    /// Whether Vault answers.
+    pub fn health(&self) -> Health {
+        self.shared.breaker.lock().unwrap_or_else(PoisonError::into_inner).health()
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.shared.clock.now(), chance: Chance(fastrand::u64(..)) }
+    }
+
+    fn engine(&self) -> MutexGuard<'_, Engine<SecretBytes>> {
+        self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, message: Message) {
+        // Without a driver the mount is over; what waits is answered by the kernel then.
+        let _ = self.shared.inbox.send(message);
+    }
+}
+
+/// The actor.
+pub struct Driver<V, C: Clock, K> {
+    service: Service<C>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    timer: C::Timer,
+    vault: Arc<V>,
+    kernel: K,
+    settings: Arc<Settings>,
+    limits: Arc<Limits>,
+    tokens: HashMap<Credential, Token>,
+    waiting: HashMap<Ticket, (BootTime, Box<dyn Reply>)>,
+    deadlines: BTreeSet<(BootTime, Ticket)>,
+    /// Answers that overtook their replies on the way here.
+    early: HashMap<Ticket, Result<Answer, FsError>>,
+    next_wake: Option<BootTime>,
+}
+
+impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
+    /// A driver for a service.
+    pub fn new(
+        service: Service<C>,
+        inbox: Inbox,
+        timer: C::Timer,
+        vault: V,
+        kernel: K,
+        settings: Settings,
+    ) -> Driver<V, C, K> {
+        Driver {
+            service,
+            inbox: inbox.0,
+            timer,
+            vault: Arc::new(vault),
+            kernel,
+            settings: Arc::new(settings),
+            limits: Arc::new(Limits::default()),
+            tokens: HashMap::new(),
+            waiting: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            early: HashMap::new(),
+            next_wake: None,
+        }
+    }
+
+    /// Logs in and then works until it is stopped.
+    pub async fn run(mut self) {
+        let at = self.service.moment();
+        let effects = self.service.engine().start(at);
+        self.carry_out(effects);
+        loop {
+            let deadline = self.deadlines.first().map(|(at, _)| *at);
+            let wake = [self.next_wake, deadline].into_iter().flatten().min().unwrap_or(BootTime::NEVER);
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(Message::Stop { patience, done }) => {
+                        let unrevoked = self.settle(patience).await;
+                        let _ = done.send(unrevoked);
+                        return;
+                    }
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+                () = self.timer.wait_until(wake) => self.time_passes(),
+            }
+        }
+    }
+
+    fn time_passes(&mut self) {
+        let at = self.service.moment();
+        if self.next_wake.is_some_and(|wake| at.now >= wake) {
+            let effects = self.service.engine().tick(at);
+            self.carry_out(effects);
+        }
+        while let Some((_, ticket)) = self.deadlines.first().copied().filter(|(deadline, _)| at.now >= *deadline)
+        {
+            self.deadlines.pop_first();
+            if self.waiting.contains_key(&ticket) {
+                let effects = self.service.engine().give_up(at, ticket);
+                self.carry_out(effects);
+                // The engine did not know the ticket: it has answered already, or never will.
+                self.answer(ticket, Err(FsError::TimedOut));
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Effects(effects) => self.carry_out(effects),
+            Message::Wait { ticket, reply } => match self.early.remove(&ticket) {
+                Some(answer) => reply.answer(answer),
+                None => {
+                    let deadline = self.service.shared.clock.now() + self.settings.read_timeout;
+                    self.deadlines.insert((deadline, ticket));
+                    self.waiting.insert(ticket, (deadline, reply));
+                }
+            },
+            Message::Completed(completed) => self.complete(completed),
+            Message::Stop { done, .. } => {
+                // A second stop while the first one is under way.
+                let _ = done.send(Vec::new());
+            }
+        }
+    }
+
+    fn complete(&mut self, completed: Completed) {
+        let at = self.service.moment();
+        let mut engine = self.service.engine();
+        let effects = match completed {
+            Completed::LoggedIn { identity, request, result } => {
+                let (token, terms) = match result {
+                    Ok((token, terms)) => (Some(token), Ok(terms)),
+                    Err(failure) => (None, Err(failure)),
+                };
+                let (id, effects) = engine.logged_in(at, identity, request, terms);
+                if let (Some(id), Some(token)) = (id, token) {
+                    self.tokens.insert(Credential { identity, token: id }, token);
+                }
+                effects
+            }
+            Completed::TokenRenewed { with, request, result } => engine.token_renewed(at, with, request, result),
+            Completed::Fetched { source, request, with, result } => {
+                engine.fetched(at, source, request, with, result)
+            }
+            Completed::Listed { directory, request, with, sent, result } => {
+                engine.listed(at, directory, request, with, sent, result)
+            }
+            Completed::LeaseRenewed { source, request, result } => {
+                engine.lease_renewed(at, source, request, result)
+            }
+            Completed::LeaseLookedUp { source, request, result } => {
+                engine.lease_looked_up(at, source, request, result)
+            }
+            Completed::LeaseRevoked { lease, result } => engine.lease_revoked(at, &lease, result),
+        };
+        drop(engine);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
+        for effect in effects.list {
+            self.do_one(effect);
+        }
+        self.next_wake = self.service.engine().next_wake();
+    }
+
+    fn do_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer { ticket, answer } => {
+                if self.waiting.contains_key(&ticket) {
+                    self.answer(ticket, answer);
+                } else {
+                    self.early.insert(ticket, answer);
+                }
+            }
+            Effect::Invalidate(ino) => self.kernel.invalidate(ino),
+            Effect::InvalidateName { parent, name } => self.kernel.invalidate_name(parent, name),
+            Effect::InvalidateListing(ino) => self.kernel.invalidate_listing(ino),
+            Effect::Report(report) => report::log(&report, &self.service, &self.settings.names),
+            Effect::DropToken { with } => {
+                self.tokens.remove(&with);
+            }
+            Effect::LogIn { request, identity } => self.work().log_in(request, identity),
+            Effect::RenewToken { request, with } => self.work().renew_token(request, self.token(with), with),
+            Effect::RevokeToken { with } => {
+                if let Some(token) = self.tokens.remove(&with) {
+                    self.work().revoke_token(token);
+                }
+            }
+            Effect::Read { request, source, with, read, fields, minting, urgency } => {
+                let fetch = work::Fetch { request, source, with, read, fields, minting, urgency };
+                self.work().fetch(fetch, self.token(with));
+            }
+            Effect::List { request, directory, with, prefix, engine: _ } => {
+                self.work().list(request, directory, self.token(with), with, prefix);
+            }
+            Effect::RenewLease { request, source, with, lease, increment } => {
+                self.work().renew_lease(request, source, self.token(with), lease, increment);
+            }
+            Effect::LookUpLease { request, source, with, lease } => {
+                self.work().look_up_lease(request, source, self.token(with), lease);
+            }
+            Effect::RevokeLease { with, lease } => self.work().revoke_lease(self.token(with), lease),
+        }
+    }
+
+    fn token(&self, with: Credential) -> Option<Token> {
+        self.tokens.get(&with).cloned()
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Result<Answer, FsError>) {
+        if let Some((deadline, reply)) = self.waiting.remove(&ticket) {
+            self.deadlines.remove(&(deadline, ticket));
+            reply.answer(answer);
+        }
+    }
+
+    fn work(&self) -> work::Work<V, C> {
+        work::Work {
+            vault: Arc::clone(&self.vault),
+            service: self.service.clone(),
+            limits: Arc::clone(&self.limits),
+            settings: Arc::clone(&self.settings),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Log lines: one for each thing that an operator must know or act on, with the file's name and the
+//! reason in words. No secret is at hand here.
+
+use crate::core::effect::{End, Report};
+use crate::core::name::{IdentityId, SourceId};
+use crate::core::time::BootTime;
+use crate::driver::clock::Clock;
+use crate::driver::{Names, Service};
+
+/// Writes the line for a report.
+pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names) {
+    let now = service.clock().now();
+    let files = |id: SourceId| service.look(|engine, _| engine.names_of(id).join(", "));
+    let path = |id: SourceId| service.look(|engine, _| engine.path_of(id).unwrap_or_default());
+    let identity = |id: &IdentityId| names.identities.get(id.0 as usize).map_or("?", String::as_str);
+    match report {
+        Report::Published { source, end } => {
+            tracing::info!(files = files(*source), path = path(*source), ends_in = span(*end, now), "fetched");
+        }
+        Report::Ended { source, why } => {
+            let (files, path, why_text) = (files(*source), path(*source), why_text(*why));
+            match why {
+                End::GoneInVault | End::TokenGone => tracing::warn!(files, path, why = why_text, "ended"),
+                End::Lapsed | End::Replaced | End::Revoked | End::Evicted | End::Stopped => {
+                    tracing::info!(files, path, why = why_text, "ended");
+                }
+            }
+        }
+        Report::FetchFailed { source, failure } => {
+            tracing::warn!(files = files(*source), path = path(*source), reason = failure.reason, "can't be read");
+        }
+        Report::ListFailed { prefix, failure } => {
+            tracing::warn!(%prefix, reason = failure.reason, "can't be listed");
+        }
+        Report::NamesSkipped { prefix, count } => {
+            tracing::warn!(%prefix, count, "names that can't be file names were left out");
+        }
+        Report::RenewalFailed { source, failure } => {
+            tracing::warn!(
+                files = files(*source),
+                path = path(*source),
+                reason = failure.reason,
+                "the lease could not be renewed; it is used until its end"
+            );
+        }
+        Report::LeaseCapped { source } => {
+            tracing::info!(
+                files = files(*source),
+                path = path(*source),
+                "the lease has reached its max_ttl: a new one is fetched before it ends"
+            );
+        }
+        Report::RevocationFailed { lease, end, failure } => {
+            tracing::warn!(
+                %lease,
+                lives_for = span(*end, now),
+                reason = failure.reason,
+                "the lease could not be revoked: allow update on sys/leases/revoke, or let leasefs log in by itself"
+            );
+        }
+        Report::LateCredential { source } => {
+            tracing::warn!(files = files(*source), path = path(*source), "an answer came too late; it is revoked");
+        }
+        Report::LoggedIn { identity: id, end } => {
+            tracing::info!(identity = identity(id), token_ends_in = span(*end, now), "logged in");
+        }
+        Report::LoginFailed { identity: id, failure, again } => {
+            let again = humantime::format_duration(round(*again)).to_string();
+            tracing::error!(identity = identity(id), reason = failure.reason, again_in = again, "login failed");
+        }
+        Report::TokenRenewalFailed { identity: id, failure } => {
+            tracing::warn!(identity = identity(id), reason = failure.reason, "the token could not be renewed");
+        }
+        Report::TokenLost { identity: id } => {
+            tracing::error!(identity = identity(id), "the token is gone, and all that it obtained with it");
+        }
+    }
+}
+
+fn why_text(why: End) -> &'static str {
+    match why {
+        End::Lapsed => "its time is over",
+        End::Replaced => "replaced by a newer one",
+        End::GoneInVault => "revoked or deleted in Vault",
+        End::TokenGone => "its token is gone",
+        End::Revoked => "revoked by an operator",
+        End::Evicted => "made room under max-memory",
+        End::Stopped => "the mount ends",
+    }
+}
+
+/// A span for people: whole seconds, or `never`.
+pub(super) fn span(end: BootTime, now: BootTime) -> String {
+    if end == BootTime::NEVER {
+        return "never".to_owned();
+    }
+    humantime::format_duration(round(end.since(now))).to_string()
+}
+
+fn round(span: std::time::Duration) -> std::time::Duration {
+    std::time::Duration::from_secs(span.as_secs_f64().round() as u64)
+}
