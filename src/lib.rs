@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod core;
+pub mod fuse;
 pub mod render;
 pub mod secret;
 pub mod sys;
