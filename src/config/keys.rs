@@ -1,0 +1,165 @@
+//! The keys that `[defaults]` and every file, directory and tree share: who may read, and how long what was
+//! read is kept.
+
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use crate::config::environment::Environment;
+use crate::config::file::{Section, Slot};
+use crate::config::value::{self, ModeOf};
+use crate::core::access::{Mode, Rule};
+use crate::core::effect::EngineHint;
+use crate::core::source::{Renew, SourcePolicy};
+use crate::core::tree::OnExpiry;
+
+/// The values of `renew`, the default first.
+pub(super) const RENEW: [(&str, Renew); 3] =
+    [("in-use", Renew::InUse), ("always", Renew::Always), ("never", Renew::Never)];
+/// The values of `engine`.
+pub(super) const ENGINE: [(&str, EngineHint); 3] =
+    [("kv1", EngineHint::Kv1), ("kv2", EngineHint::Kv2), ("other", EngineHint::Other)];
+const ON_EXPIRY: [(&str, OnExpiry); 2] = [("refetch", OnExpiry::Refetch), ("vanish", OnExpiry::Vanish)];
+const FORMAT: [(&str, Shape); 2] = [("raw", Shape::Raw), ("json", Shape::Json)];
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The values of `format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One field as it is.
+    Raw,
+    /// JSON text.
+    Json,
+}
+
+/// What was written under the shared keys.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    pub owner: Slot<u32>,
+    pub group: Slot<u32>,
+    pub mode: Slot<Mode>,
+    pub max_age: Slot<Duration>,
+    pub grace: Slot<Duration>,
+    pub renew: Slot<Renew>,
+    pub idle_timeout: Slot<Duration>,
+    pub on_expiry: Slot<OnExpiry>,
+    pub engine: Slot<EngineHint>,
+    pub identity: Slot<String>,
+    /// Not inherited by [`Keys::over`]: what it means depends on what has it.
+    pub format: Slot<Shape>,
+}
+
+impl Keys {
+    /// Reads the shared keys of a table.
+    pub fn read(section: &Section<'_>, environment: &Environment) -> Keys {
+        let span = |key: &'static str| section.read(key, |found| value::duration(key, found));
+        Keys {
+            owner: section.read("owner", |found| account("owner", found, |name| environment.user(name))),
+            group: section.read("group", |found| account("group", found, |name| environment.group(name))),
+            mode: section.read("mode", |found| value::mode("mode", found, ModeOf::File)),
+            max_age: span("max-age"),
+            grace: span("grace"),
+            renew: section.read("renew", |found| value::choice("renew", found, &RENEW)),
+            idle_timeout: span("idle-timeout"),
+            on_expiry: section.read("on-expiry", |found| value::choice("on-expiry", found, &ON_EXPIRY)),
+            engine: section.read("engine", |found| value::choice("engine", found, &ENGINE)),
+            identity: section.text("identity").and_then(section.report, |name| Ok(name.to_owned())),
+            format: section.read("format", |found| value::choice("format", found, &FORMAT)),
+        }
+    }
+
+    /// These keys, with those of `[defaults]` where nothing was written.
+    pub fn over(self, defaults: &Keys) -> Keys {
+        Keys {
+            owner: self.owner.or(&defaults.owner),
+            group: self.group.or(&defaults.group),
+            mode: self.mode.or(&defaults.mode),
+            max_age: self.max_age.or(&defaults.max_age),
+            grace: self.grace.or(&defaults.grace),
+            renew: self.renew.or(&defaults.renew),
+            idle_timeout: self.idle_timeout.or(&defaults.idle_timeout),
+            on_expiry: self.on_expiry.or(&defaults.on_expiry),
+            engine: self.engine.or(&defaults.engine),
+            identity: self.identity.or(&defaults.identity),
+            format: self.format,
+        }
+    }
+
+    /// Who may read it.
+    pub fn rule(&self, environment: &Environment) -> Rule {
+        Rule {
+            uid: self.owner.unwrap_or(environment.uid),
+            gid: self.group.unwrap_or(environment.gid),
+            mode: self.mode.unwrap_or(Mode(0o400)),
+        }
+    }
+
+    /// How long what was read is kept.
+    pub fn policy(&self) -> SourcePolicy {
+        SourcePolicy {
+            renew: self.renew.unwrap_or(Renew::InUse),
+            max_age: self.max_age.unwrap_or(MINUTE),
+            grace: self.grace.unwrap_or(MINUTE),
+            idle_timeout: self.idle_timeout.get().copied(),
+        }
+    }
+
+    /// What becomes of it at its end.
+    pub fn on_expiry(&self) -> OnExpiry {
+        self.on_expiry.unwrap_or(OnExpiry::Refetch)
+    }
+
+    /// What serves it.
+    pub fn engine(&self) -> EngineHint {
+        self.engine.unwrap_or(EngineHint::Auto)
+    }
+}
+
+/// The number of a user or group, given as such or by name.
+fn account(key: &str, found: &DeValue<'_>, look_up: impl Fn(&str) -> Option<u32>) -> Result<u32, String> {
+    let number = match found.as_str() {
+        None if !found.is_integer() => {
+            return Err(format!("is {}: write a name in quotes or a number", value::kind(found)));
+        }
+        None => value::number(found),
+        Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits.parse().ok()
+        }
+        Some(name) => {
+            return look_up(name).ok_or_else(|| {
+                format!("is {name:?}, which this host does not know: write an existing name or a number")
+            });
+        }
+    };
+    // The highest number stands for "nobody in particular" in chown(2), so it owns nothing.
+    number
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|number| *number != u32::MAX)
+        .ok_or_else(|| format!("is out of range: write `{key} =` a number from 0 to {}", u32::MAX - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_names_or_numbers() {
+        let look_up = |name: &str| (name == "agent").then_some(700);
+        let read = |text: &str| account("owner", DeValue::parse(text).unwrap().get_ref(), look_up);
+        for (text, number) in [("\"agent\"", 700), ("1000", 1000), ("\"1000\"", 1000), ("0", 0)] {
+            assert_eq!(read(text), Ok(number), "{text}");
+        }
+        for (text, fragment) in [
+            ("\"nobody-here\"", "\"nobody-here\", which this host does not know: write an existing"),
+            ("\"\"", "which this host does not know"),
+            ("-1", "is out of range"),
+            ("4294967295", "from 0 to 4294967294"),
+            ("\"99999999999\"", "is out of range"),
+            ("true", "write a name in quotes or a number"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(fragment), "{text}: {error}");
+        }
+    }
+}
