@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde_json::error::Category;
@@ -15,6 +15,7 @@ use crate::core::error::{Failure, Fault};
 use crate::core::name::LeaseId;
 use crate::core::time::UnixTime;
 use crate::secret::SecretBytes;
+use crate::sys;
 use crate::vault::engine::{Capability, Shape};
 use crate::vault::refusal::bounded;
 use crate::vault::{EngineMount, Lease, Origin, Renewal, Secret, SecretKind, TokenInfo};
@@ -286,7 +287,8 @@ fn validity(data: &RawValue, asked: Capability) -> SecretKind {
     let ttl = ttl.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
     let until = validity.expiration.and_then(|text| {
         let seconds = serde_json::from_str::<u64>(text.get()).ok()?;
-        Some(Duration::from_secs(seconds).saturating_sub(since_1970()))
+        let now = u64::try_from(sys::unix_time().seconds).unwrap_or(0);
+        Some(Duration::from_secs(seconds.saturating_sub(now)))
     });
     SecretKind::Other { minted, ttl: ttl.or(until), issued }
 }
@@ -299,14 +301,6 @@ fn quoted_instant(text: &RawValue) -> Option<UnixTime> {
 fn instant(text: &str) -> Option<UnixTime> {
     let since = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some(UnixTime { seconds: i64::try_from(since.as_secs()).ok()?, nanoseconds: since.subsec_nanos() })
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a certificate's end is a wall-clock instant; sys will lend its clock"
-)]
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod bao;
 pub mod fake_vault;
+pub mod mount;
 pub mod postgres;
 pub mod server;
 pub mod stub;
