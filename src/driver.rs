@@ -31,8 +31,8 @@ use crate::core::time::{BootTime, Chance, Moment};
 use crate::secret::SecretBytes;
 use crate::vault::{Token, Vault};
 
-pub use breaker::Health;
 use breaker::Breaker;
+pub use breaker::Health;
 use clock::{Clock, Timer};
 use limits::Limits;
 pub use settle::Unrevoked;
@@ -90,9 +90,22 @@ enum Message {
 
 /// What has come back.
 enum Completed {
-    LoggedIn { identity: IdentityId, request: RequestId, result: Result<(Token, TokenTerms), Failure> },
-    TokenRenewed { with: Credential, request: RequestId, result: Result<TokenTerms, Failure> },
-    Fetched { source: SourceId, request: RequestId, with: Credential, result: FetchResult<SecretBytes> },
+    LoggedIn {
+        identity: IdentityId,
+        request: RequestId,
+        result: Result<(Token, TokenTerms), Failure>,
+    },
+    TokenRenewed {
+        with: Credential,
+        request: RequestId,
+        result: Result<TokenTerms, Failure>,
+    },
+    Fetched {
+        source: SourceId,
+        request: RequestId,
+        with: Credential,
+        result: FetchResult<SecretBytes>,
+    },
     Listed {
         directory: Ino,
         request: RequestId,
@@ -100,9 +113,20 @@ enum Completed {
         sent: BootTime,
         result: Result<Vec<String>, Failure>,
     },
-    LeaseRenewed { source: SourceId, request: RequestId, result: Result<Granted, Failure> },
-    LeaseLookedUp { source: SourceId, request: RequestId, result: Result<Granted, Failure> },
-    LeaseRevoked { lease: LeaseId, result: Result<(), Failure> },
+    LeaseRenewed {
+        source: SourceId,
+        request: RequestId,
+        result: Result<Granted, Failure>,
+    },
+    LeaseLookedUp {
+        source: SourceId,
+        request: RequestId,
+        result: Result<Granted, Failure>,
+    },
+    LeaseRevoked {
+        lease: LeaseId,
+        result: Result<(), Failure>,
+    },
 }
 
 /// What handlers hold: the engine, and the way to the driver. Cheap to clone.
@@ -260,7 +284,8 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
             let effects = self.service.engine().tick(at);
             self.carry_out(effects);
         }
-        while let Some((_, ticket)) = self.deadlines.first().copied().filter(|(deadline, _)| at.now >= *deadline)
+        while let Some((_, ticket)) =
+            self.deadlines.first().copied().filter(|(deadline, _)| at.now >= *deadline)
         {
             self.deadlines.pop_first();
             if self.waiting.contains_key(&ticket) {
@@ -306,7 +331,9 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 }
                 effects
             }
-            Completed::TokenRenewed { with, request, result } => engine.token_renewed(at, with, request, result),
+            Completed::TokenRenewed { with, request, result } => {
+                engine.token_renewed(at, with, request, result)
+            }
             Completed::Fetched { source, request, with, result } => {
                 engine.fetched(at, source, request, with, result)
             }

@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn what_vault_says_of_one_request_does_not_count() {
         let mut breaker = Breaker::default();
-        for fault in [Fault::NotFound, Fault::Denied, Fault::Refused, Fault::ServerError, Fault::RateLimited] {
+        for fault in [Fault::NotFound, Fault::Denied, Fault::Refused, Fault::ServerError, Fault::RateLimited]
+        {
             for _ in 0..10 {
                 assert_eq!(breaker.note(BootTime(1), Some(fault)), Change::None);
             }

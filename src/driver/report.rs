@@ -15,7 +15,12 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
     let identity = |id: &IdentityId| names.identities.get(id.0 as usize).map_or("?", String::as_str);
     match report {
         Report::Published { source, end } => {
-            tracing::info!(files = files(*source), path = path(*source), ends_in = span(*end, now), "fetched");
+            tracing::info!(
+                files = files(*source),
+                path = path(*source),
+                ends_in = span(*end, now),
+                "fetched"
+            );
         }
         Report::Ended { source, why } => {
             let (files, path, why_text) = (files(*source), path(*source), why_text(*why));
@@ -27,7 +32,12 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
             }
         }
         Report::FetchFailed { source, failure } => {
-            tracing::warn!(files = files(*source), path = path(*source), reason = failure.reason, "can't be read");
+            tracing::warn!(
+                files = files(*source),
+                path = path(*source),
+                reason = failure.reason,
+                "can't be read"
+            );
         }
         Report::ListFailed { prefix, failure } => {
             tracing::warn!(%prefix, reason = failure.reason, "can't be listed");
@@ -59,17 +69,30 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
             );
         }
         Report::LateCredential { source } => {
-            tracing::warn!(files = files(*source), path = path(*source), "an answer came too late; it is revoked");
+            tracing::warn!(
+                files = files(*source),
+                path = path(*source),
+                "an answer came too late; it is revoked"
+            );
         }
         Report::LoggedIn { identity: id, end } => {
             tracing::info!(identity = identity(id), token_ends_in = span(*end, now), "logged in");
         }
         Report::LoginFailed { identity: id, failure, again } => {
             let again = humantime::format_duration(round(*again)).to_string();
-            tracing::error!(identity = identity(id), reason = failure.reason, again_in = again, "login failed");
+            tracing::error!(
+                identity = identity(id),
+                reason = failure.reason,
+                again_in = again,
+                "login failed"
+            );
         }
         Report::TokenRenewalFailed { identity: id, failure } => {
-            tracing::warn!(identity = identity(id), reason = failure.reason, "the token could not be renewed");
+            tracing::warn!(
+                identity = identity(id),
+                reason = failure.reason,
+                "the token could not be renewed"
+            );
         }
         Report::TokenLost { identity: id } => {
             tracing::error!(identity = identity(id), "the token is gone, and all that it obtained with it");

@@ -49,14 +49,25 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         // A token that could not be revoked leaves its leases to be revoked one by one.
         let uncovered = covered.into_iter().filter(|debt| failed.contains_key(&debt.with));
         let left = self.revoke_leases(own.into_iter().chain(uncovered).collect(), end).await;
-        let unrevoked: Vec<Unrevoked> = left.into_iter().map(|(debt, reason)| self.unrevoked(&debt, reason)).collect();
+        let unrevoked: Vec<Unrevoked> =
+            left.into_iter().map(|(debt, reason)| self.unrevoked(&debt, reason)).collect();
         for lease in &unrevoked {
             let Unrevoked { lease, path, seconds, reason } = lease;
-            tracing::warn!(lease, path, lives_for_s = seconds, reason, "this lease could not be revoked and lives on");
+            tracing::warn!(
+                lease,
+                path,
+                lives_for_s = seconds,
+                reason,
+                "this lease could not be revoked and lives on"
+            );
         }
         for (with, failure) in failed.drain() {
             let name = self.settings.names.identities.get(with.identity.0 as usize);
-            tracing::warn!(identity = name, reason = failure.reason, "this identity's token could not be revoked");
+            tracing::warn!(
+                identity = name,
+                reason = failure.reason,
+                "this identity's token could not be revoked"
+            );
         }
         self.tokens.clear();
         unrevoked

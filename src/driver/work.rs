@@ -67,7 +67,8 @@ impl<V: Vault, C: Clock> Work<V, C> {
 
     pub(super) fn renew_token(self, request: RequestId, token: Option<Token>, with: Credential) {
         self.spawn(move |work| async move {
-            let (sent, result) = work.upkeep(token, |vault, token| async move { vault.renew_self(&token).await }).await;
+            let (sent, result) =
+                work.upkeep(token, |vault, token| async move { vault.renew_self(&token).await }).await;
             let result = result.map(|info| terms(sent, &info));
             Completed::TokenRenewed { with, request, result }
         });
@@ -120,10 +121,10 @@ impl<V: Vault, C: Clock> Work<V, C> {
         increment: Duration,
     ) {
         self.spawn(move |work| async move {
-            let renew = |vault: Arc<V>, token| async move { vault.renew_lease(&token, &lease, increment).await };
+            let renew =
+                |vault: Arc<V>, token| async move { vault.renew_lease(&token, &lease, increment).await };
             let (sent, result) = work.upkeep(token, renew).await;
-            let result =
-                result.map(|one| Granted { sent, duration: one.duration, renewable: one.renewable });
+            let result = result.map(|one| Granted { sent, duration: one.duration, renewable: one.renewable });
             Completed::LeaseRenewed { source, request, result }
         });
     }
@@ -356,7 +357,8 @@ fn failure_of(error: RenderError) -> Failure {
 
 /// A wall-clock instant by the clock of leases. Read once: a clock that is set later does not move it.
 fn boot_time_of(at: UnixTime, now: BootTime, wall: UnixTime) -> BootTime {
-    let nanoseconds = |time: UnixTime| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
+    let nanoseconds =
+        |time: UnixTime| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
     let ahead = nanoseconds(at) - nanoseconds(wall);
     BootTime(u64::try_from((i128::from(now.0) + ahead).max(0)).unwrap_or(u64::MAX))
 }
