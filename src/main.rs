@@ -1,2 +1,7 @@
 //! The `leasefs` binary: arguments, then a command, then an exit code.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leasefs::cli::main(std::env::args_os()).into()
+}

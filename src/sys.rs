@@ -11,14 +11,16 @@
 )]
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
@@ -306,6 +308,47 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 /// The effective uid and gid of this process.
 pub fn effective_ids() -> (u32, u32) {
     (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
+// ---- Files ----
+
+/// A file that is locked; dropped, it is unlocked.
+#[must_use]
+#[derive(Debug)]
+pub struct LockedFile {
+    _lock: Flock<File>,
+}
+
+/// Locks a file for this process alone, and waits for whoever has locked it (flock(2)).
+///
+/// # Errors
+/// What flock(2) says.
+pub fn lock_file(file: File) -> io::Result<LockedFile> {
+    match Flock::lock(file, FlockArg::LockExclusive) {
+        Ok(lock) => Ok(LockedFile { _lock: lock }),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+// ---- Sockets ----
+
+/// The process at the other end of a Unix socket, as it was when that end was connected, or when it began
+/// to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its number; it may have ended since.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+}
+
+/// Who is at the other end of a Unix socket (unix(7), `SO_PEERCRED`).
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn peer(socket: &impl AsFd) -> io::Result<Peer> {
+    let credentials = getsockopt(socket, PeerCredentials)?;
+    Ok(Peer { pid: credentials.pid(), uid: credentials.uid() })
 }
 
 // ---- Mounts ----

@@ -1,8 +1,10 @@
 //! What an operator asks: how things stand, revoke, refresh, stop.
 
+use std::collections::BTreeMap;
+
 use crate::core::access::{Caller, Verdict, may_read};
 use crate::core::effect::{Answer, Credential, Effect, End, Outcome};
-use crate::core::engine::leases::Revocation;
+use crate::core::engine::leases::{Retiring, Revocation};
 use crate::core::engine::waiting::Operation;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, FsError};
@@ -109,6 +111,22 @@ pub struct Debt {
     pub with: Credential,
     /// When it ends by itself.
     pub expires: BootTime,
+}
+
+/// A lease that is being given back while the mount goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retirement {
+    /// Which, and until when.
+    pub debt: Debt,
+    /// Why Vault will not revoke it for us; `None`: it is tried until it succeeds.
+    pub refused: Option<String>,
+}
+
+impl Retirement {
+    /// Whether nothing more is tried.
+    pub fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
 }
 
 /// What is to be given back when the mount ends.
@@ -245,6 +263,26 @@ impl<B: Body> Engine<B> {
             }
         }
         Outcome::Done(Ok(names))
+    }
+
+    /// The leases that are being given back or could not be, and live on in Vault.
+    pub fn retirements(&self, now: BootTime) -> BTreeMap<LeaseId, Retirement> {
+        let living = self.retiring.iter().filter(|(_, one)| now < one.expires);
+        let retirement = |(lease, one): (&LeaseId, &Retiring)| {
+            let debt =
+                Debt { lease: lease.clone(), source: one.source, with: one.with, expires: one.expires };
+            let refused = match &one.state {
+                Revocation::Refused(failure) => Some(failure.reason.clone()),
+                Revocation::InFlight | Revocation::Again(_) => None,
+            };
+            (lease.clone(), Retirement { debt, refused })
+        };
+        living.map(retirement).collect()
+    }
+
+    /// The name of a file or directory in the mount.
+    pub fn file_name(&self, ino: Ino) -> String {
+        self.tree.path(ino)
     }
 
     /// The files that an operator means: these names, or what is below them; none: all.

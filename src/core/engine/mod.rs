@@ -33,7 +33,9 @@ use crate::core::source::{Body, Generation, LeaseSettings, Piece, Source, Source
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tree::{FieldDirSpec, FileSpec, Node, OnExpiry, Refused, Tree, TreeSpec};
 
-pub use control::{Debt, FileStatus, IdentityStatus, Settlement, State, Status, XATTRS, XattrValue};
+pub use control::{
+    Debt, FileStatus, IdentityStatus, Retirement, Settlement, State, Status, XATTRS, XattrValue,
+};
 use directories::List;
 pub use fetching::FetchResult;
 pub use leases::Granted;

@@ -1,0 +1,211 @@
+//! What went wrong with a command, and the exit code that says so: the numbers of sysexits(3).
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use thiserror::Error;
+
+use crate::config::Complaints;
+use crate::control::{AskError, ControlError};
+use crate::daemon::DaemonError;
+use crate::fuse::mount_point::MountError;
+use crate::vault::client::ClientError;
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Exit {
+    /// All is well.
+    Ok = 0,
+    /// The command did its work and found, or left, something that is not as it should be.
+    NotWell = 1,
+    /// The arguments are wrong (`EX_USAGE`).
+    Usage = 64,
+    /// Vault, or the daemon, can't be reached (`EX_UNAVAILABLE`).
+    Unavailable = 69,
+    /// A mistake in leasefs itself (`EX_SOFTWARE`).
+    Internal = 70,
+    /// The system refused what should have been possible (`EX_OSERR`).
+    System = 71,
+    /// Something can't be made: a mount, a socket (`EX_CANTCREAT`).
+    CantCreate = 73,
+    /// A file can't be read or written (`EX_IOERR`).
+    Io = 74,
+    /// It may go well a moment later (`EX_TEMPFAIL`).
+    Temporary = 75,
+    /// The user may not (`EX_NOPERM`).
+    NotAllowed = 77,
+    /// The configuration is wrong (`EX_CONFIG`).
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// An argument that is well-formed and of no use.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration is wrong; one line for each complaint.
+    #[error("the configuration can't be used:\n{0}")]
+    Config(#[from] Complaints),
+    /// No client can be made of the configuration.
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    /// There is no mount, or no end of one.
+    #[error("{0}")]
+    Mount(#[from] MountError),
+    /// There is no control socket.
+    #[error("{0}")]
+    Control(#[from] ControlError),
+    /// The mount could not be made, or ended badly.
+    #[error("{0}")]
+    Daemon(#[from] DaemonError),
+    /// The daemon could not be asked.
+    #[error("{0}")]
+    Ask(#[from] AskError),
+    /// The mount would not go away in time.
+    #[error(
+        "{} is still mounted after {seconds} seconds: see what uses it (\"fuser -m\"), or run \"umount -l\"",
+        mount_point.display()
+    )]
+    StillMounted {
+        /// The mount point.
+        mount_point: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// What the command prints can't be written.
+    #[error("can't write the output: {0}: check where it goes")]
+    Output(io::Error),
+    /// The runtime, or a signal handler, can't be set up.
+    #[error("the system has no room for another process: {0}: try again")]
+    Runtime(io::Error),
+}
+
+impl CommandError {
+    /// The code that it ends the process with.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            CommandError::Usage(_) => Exit::Usage,
+            CommandError::Config(_) => Exit::Config,
+            CommandError::Client(error) => of_client(error),
+            CommandError::Mount(error) => of_mount(error),
+            CommandError::Control(error) => of_control(error),
+            CommandError::Daemon(error) => of_daemon(error),
+            CommandError::Ask(error) => of_ask(error),
+            CommandError::StillMounted { .. } => Exit::Temporary,
+            CommandError::Output(_) => Exit::Io,
+            CommandError::Runtime(_) => Exit::System,
+        }
+    }
+}
+
+fn of_daemon(error: &DaemonError) -> Exit {
+    match error {
+        DaemonError::Config(_) | DaemonError::Layout(_) => Exit::Config,
+        DaemonError::Client(error) => of_client(error),
+        DaemonError::Mount(error) => of_mount(error),
+        DaemonError::Control(error) => of_control(error),
+        DaemonError::MountPoint { .. } => Exit::CantCreate,
+        DaemonError::System { .. } | DaemonError::Broken { .. } => Exit::System,
+    }
+}
+
+fn of_client(error: &ClientError) -> Exit {
+    match error {
+        ClientError::NoAddress
+        | ClientError::BadAddress { .. }
+        | ClientError::Unreadable { .. }
+        | ClientError::NoCertificate { .. }
+        | ClientError::BadClientCertificate { .. }
+        | ClientError::BadServerName { .. }
+        | ClientError::Tls => Exit::Config,
+    }
+}
+
+fn of_mount(error: &MountError) -> Exit {
+    match error {
+        MountError::NoMountList { .. } | MountError::Unreadable { .. } | MountError::NotUnmounted { .. } => {
+            Exit::System
+        }
+        MountError::Served { .. }
+        | MountError::Dead { .. }
+        | MountError::Occupied { .. }
+        | MountError::Missing { .. }
+        | MountError::NotADirectory { .. }
+        | MountError::NotEmpty { .. }
+        | MountError::NoFuse
+        | MountError::Refused { .. }
+        | MountError::NotServed { .. } => Exit::CantCreate,
+        MountError::DeviceDenied | MountError::NotPermitted => Exit::NotAllowed,
+    }
+}
+
+fn of_control(error: &ControlError) -> Exit {
+    match error {
+        ControlError::NoDirectory
+        | ControlError::UnsafeDirectory { .. }
+        | ControlError::NotMade { .. }
+        | ControlError::TooLong { .. }
+        | ControlError::AlreadyServed { .. } => Exit::CantCreate,
+    }
+}
+
+fn of_ask(error: &AskError) -> Exit {
+    match error {
+        AskError::NotServed { .. } | AskError::NoMount => Exit::Unavailable,
+        AskError::SeveralMounts { .. } | AskError::UnknownName { .. } => Exit::Usage,
+        AskError::NotAllowed { .. } => Exit::NotAllowed,
+        AskError::TimedOut => Exit::Temporary,
+        AskError::Closed | AskError::Broken { .. } => Exit::Io,
+        AskError::OtherVersion => Exit::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_are_those_of_sysexits() {
+        for (exit, number) in [
+            (Exit::Ok, 0),
+            (Exit::NotWell, 1),
+            (Exit::Usage, 64),
+            (Exit::Unavailable, 69),
+            (Exit::Internal, 70),
+            (Exit::System, 71),
+            (Exit::CantCreate, 73),
+            (Exit::Io, 74),
+            (Exit::Temporary, 75),
+            (Exit::NotAllowed, 77),
+            (Exit::Config, 78),
+        ] {
+            assert_eq!(exit as u8, number, "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_and_what_is_not_there_are_told_apart() {
+        let path = PathBuf::from("/run/x");
+        for (error, exit) in [
+            (CommandError::from(MountError::NotPermitted), Exit::NotAllowed),
+            (MountError::Missing { path: path.clone() }.into(), Exit::CantCreate),
+            (AskError::NoMount.into(), Exit::Unavailable),
+            (AskError::NotAllowed { mount_point: path.clone() }.into(), Exit::NotAllowed),
+            (AskError::TimedOut.into(), Exit::Temporary),
+            (ClientError::NoAddress.into(), Exit::Config),
+            (ControlError::AlreadyServed { mount_point: path, pid: Some(7) }.into(), Exit::CantCreate),
+        ] {
+            assert_eq!(error.exit(), exit, "{error}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line: what can be typed, and what each command prints.
+//!
+//! A command returns how it ended and prints nothing on standard error; [`main`] does, in one form:
+//! `leasefs: what happened: what to do`.
+
+pub mod exit;
+mod log;
+pub mod mount;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::cli::exit::{CommandError, Exit};
+
+/// Vault secrets as files that live no longer than their lease.
+#[derive(Parser, Debug)]
+#[command(name = "leasefs", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "\
+Examples:
+  leasefs check ./agent.toml
+  leasefs mount ./agent.toml /mnt/agent
+  leasefs status /mnt/agent
+
+\"leasefs COMMAND --help\" says more about each.")]
+pub struct Cli {
+    /// What to log: error, warn, info, debug or trace
+    #[arg(long, global = true, env = "LEASEFS_LOG", value_name = "LEVEL", default_value = log::DEFAULT)]
+    pub log_level: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Mounts secrets as files and serves them in the foreground
+    Mount(mount::MountArgs),
+}
+
+/// Does what the arguments say. Prints errors; never panics.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
+                _ => Exit::Usage,
+            };
+        }
+    };
+    let result = log::start(&cli.log_level).and_then(|()| run(&cli.command));
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "leasefs: {error}");
+        error.exit()
+    })
+}
+
+fn run(command: &Command) -> Result<Exit, CommandError> {
+    match command {
+        Command::Mount(args) => mount::run(args),
+    }
+}

@@ -1,0 +1,173 @@
+//! `leasefs mount`: its arguments.
+
+use std::path::{Component, Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::exit::{CommandError, Exit};
+use crate::daemon::{self, MountPointOrigin, Options};
+
+/// Where the configurations of the short form lie.
+const CONFIGS: &str = "/etc/leasefs";
+
+/// Where the mount points of the short form lie.
+pub const MOUNT_POINTS: &str = "/run/leasefs";
+
+/// Options of mount(8) and systemd that change nothing here: the tree is read-only and without devices,
+/// programs and set-uid bits, whatever they say.
+const WITHOUT_EFFECT: [&str; 23] = [
+    "defaults",
+    "rw",
+    "ro",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "nofail",
+    "_netdev",
+    "async",
+    "sync",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "nodiratime",
+];
+
+/// Mounts secrets as files and serves them in the foreground.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(after_help = "\
+Examples:
+  leasefs mount ./agent.toml /mnt/agent
+  leasefs mount agent                     the same as: leasefs mount /etc/leasefs/agent.toml /run/leasefs/agent
+
+SIGTERM, SIGINT and \"leasefs unmount\" revoke every lease, take the mount away and end it.")]
+pub struct MountArgs {
+    /// The configuration file; or, without a MOUNTPOINT, the NAME in /etc/leasefs/NAME.toml
+    #[arg(value_name = "CONFIG")]
+    pub config: PathBuf,
+    /// An empty directory; default /run/leasefs/NAME, which is made
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mount_point: Option<PathBuf>,
+    /// Options, separated by commas: allow_other or noallow_other; those of mount(8) that change nothing
+    /// here are accepted
+    #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
+    pub options: Vec<String>,
+}
+
+impl MountArgs {
+    /// What the arguments mean.
+    ///
+    /// # Errors
+    /// [`CommandError::Usage`]: an option that is not known, or a configuration without a mount point that
+    /// is no plain name.
+    pub fn request(&self) -> Result<Options, CommandError> {
+        let mut allow_other = None;
+        for option in self.options.iter().map(|option| option.trim()).filter(|option| !option.is_empty()) {
+            match option {
+                "allow_other" => allow_other = Some(true),
+                "noallow_other" => allow_other = Some(false),
+                _ if option.starts_with("x-") || WITHOUT_EFFECT.contains(&option) => {}
+                _ => {
+                    return Err(CommandError::Usage(format!(
+                        "-o {option} is not known: leave it out; -o allow_other is all that can be set here"
+                    )));
+                }
+            }
+        }
+        let (config, mount_point, origin) = match &self.mount_point {
+            Some(mount_point) => (self.config.clone(), mount_point.clone(), MountPointOrigin::Named),
+            None => {
+                let name = plain_name(&self.config).ok_or_else(|| {
+                    CommandError::Usage(format!(
+                        "{config} says not where to mount: write \"leasefs mount {config} MOUNTPOINT\"",
+                        config = self.config.display()
+                    ))
+                })?;
+                let config = Path::new(CONFIGS).join(format!("{name}.toml"));
+                (config, Path::new(MOUNT_POINTS).join(name), MountPointOrigin::Derived)
+            }
+        };
+        Ok(Options { config, mount_point, origin, allow_other })
+    }
+}
+
+/// Mounts and serves until it is told to end.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn run(args: &MountArgs) -> Result<Exit, CommandError> {
+    daemon::run(&args.request()?)?;
+    Ok(Exit::Ok)
+}
+
+/// A name without directories and without `.toml`.
+pub(super) fn plain_name(path: &Path) -> Option<&str> {
+    let mut components = path.components();
+    match (components.next(), components.next()) {
+        (Some(Component::Normal(name)), None) => {
+            let name = name.to_str()?;
+            let plain = path.as_os_str() == name && !name.ends_with(".toml");
+            plain.then_some(name)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(config: &str, mount_point: Option<&str>, options: &[&str]) -> MountArgs {
+        MountArgs {
+            config: PathBuf::from(config),
+            mount_point: mount_point.map(PathBuf::from),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_name_alone_stands_for_both_of_its_places() {
+        let request = args("agent", None, &[]).request().unwrap();
+        assert_eq!(request.config, Path::new("/etc/leasefs/agent.toml"));
+        assert_eq!(request.mount_point, Path::new("/run/leasefs/agent"));
+        assert_eq!(request.origin, MountPointOrigin::Derived);
+    }
+
+    #[test]
+    fn with_a_mount_point_the_first_argument_is_a_file_whatever_it_is_called() {
+        let request = args("agent", Some("/mnt/a"), &[]).request().unwrap();
+        assert_eq!(request.config, Path::new("agent"));
+        assert_eq!(request.mount_point, Path::new("/mnt/a"));
+        assert_eq!(request.origin, MountPointOrigin::Named);
+    }
+
+    #[test]
+    fn a_file_alone_is_asked_for_its_mount_point() {
+        for config in ["agent.toml", "./agent", "/etc/leasefs/agent.toml", "agent/", "..", ""] {
+            let error = args(config, None, &[]).request().unwrap_err();
+            assert_eq!(error.exit(), Exit::Usage, "{config:?}");
+            assert!(error.to_string().contains("MOUNTPOINT"), "{config:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn options_of_fstab_are_taken_and_unknown_ones_are_refused_by_name() {
+        let fstab =
+            ["rw", "ro", "nofail", "_netdev", "dev", "suid", "auto", "noauto", "user", "x-systemd.y", ""];
+        assert_eq!(args("a", Some("/b"), &fstab).request().unwrap().allow_other, None);
+        let allowed = |options: &[&str]| args("a", Some("/b"), options).request().unwrap().allow_other;
+        assert_eq!(allowed(&["ro", "allow_other"]), Some(true));
+        assert_eq!(allowed(&["allow_other", "noallow_other"]), Some(false));
+        let error = args("a", Some("/b"), &["ro", "uid=7"]).request().unwrap_err();
+        assert!(error.to_string().contains("uid=7"), "{error}");
+        assert_eq!(error.exit(), Exit::Usage);
+    }
+}

@@ -1,0 +1,304 @@
+//! What a daemon answers on its control socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::control::listener::Handler;
+use crate::control::protocol::{
+    Ask, FileReport, IdentityReport, Instant, LeaseReport, RefreshReport, RefreshedFile, Refusal, Reply,
+    RevokeReport, StatusReport, VaultReport,
+};
+use crate::core::effect::{Answer, Outcome};
+use crate::core::engine::{FileStatus, IdentityStatus, Retirement, Status};
+use crate::core::error::FsError;
+use crate::core::name::{IdentityId, Ino, LeaseId};
+use crate::core::time::{BootTime, UnixTime};
+use crate::driver::clock::Clock;
+use crate::driver::{Health, Reply as Waiter, Service};
+use crate::sys;
+
+/// How long a revocation is waited for.
+const REVOCATION: Duration = Duration::from_secs(5);
+
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What a daemon says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountInfo {
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// Its configuration.
+    pub config: PathBuf,
+    /// Names of the identities, by number.
+    pub identities: Vec<String>,
+    /// The nodes of Vault.
+    pub addresses: Vec<String>,
+    /// What this system lacks, a sentence each.
+    pub losses: Vec<String>,
+    /// When it was mounted.
+    pub started: UnixTime,
+    /// The daemon's process.
+    pub pid: u32,
+}
+
+/// Answers for a running daemon.
+pub struct ServiceHandler<C> {
+    /// The way to the engine and the driver.
+    pub service: Service<C>,
+    /// What the daemon says of itself.
+    pub info: MountInfo,
+    /// Notified once the daemon is asked to end; a permit is kept if nobody waits yet.
+    pub stop: Arc<Notify>,
+}
+
+impl<C: Clock> Handler for ServiceHandler<C> {
+    async fn answer(&self, ask: Ask) -> Reply {
+        match ask {
+            Ask::Status => Reply::Status(Box::new(self.status())),
+            Ask::Revoke { names } => match self.select(&names) {
+                Ok(files) => Reply::Revoked(self.revoke(&files).await),
+                Err(refusal) => Reply::Refused(refusal),
+            },
+            Ask::Refresh { names } => match self.select(&names) {
+                Ok(files) => Reply::Refreshed(self.refresh(&files).await),
+                Err(refusal) => Reply::Refused(refusal),
+            },
+            Ask::Unmount => Reply::Stopping { pid: self.info.pid },
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.notify_one();
+    }
+}
+
+impl<C: Clock> ServiceHandler<C> {
+    fn select(&self, names: &[String]) -> Result<Vec<Ino>, Refusal> {
+        self.service.look(|engine, _| engine.select(names)).map_err(|name| Refusal::UnknownName { name })
+    }
+
+    fn status(&self) -> StatusReport {
+        let times = self.times();
+        let Status { files, identities, memory, unrevoked: _ } =
+            self.service.look(|engine, now| engine.status(now));
+        let refused: Vec<Retirement> =
+            self.retirements().into_values().filter(Retirement::is_refused).collect();
+        StatusReport {
+            mount_point: self.info.mount_point.display().to_string(),
+            config: self.info.config.display().to_string(),
+            pid: self.info.pid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: rfc3339(self.info.started),
+            vault: VaultReport {
+                addresses: self.info.addresses.clone(),
+                down_for_seconds: match self.service.health() {
+                    Health::Well => None,
+                    Health::Down { since } => Some(times.now.since(since).as_secs()),
+                },
+            },
+            identities: identities.into_iter().map(|one| self.identity_report(one, &times)).collect(),
+            files: files.into_iter().map(|file| self.file_report(file, &times)).collect(),
+            memory,
+            unrevoked: refused.into_iter().map(|one| self.lease_report(one, &times)).collect(),
+            losses: self.losses(),
+        }
+    }
+
+    fn identity_report(&self, status: IdentityStatus, times: &Times) -> IdentityReport {
+        let IdentityStatus { identity, logged_in, expires, error } = status;
+        let expires = expires.map(|end| times.instant(end));
+        IdentityReport { name: self.identity(identity), logged_in, expires, error }
+    }
+
+    fn file_report(&self, status: FileStatus, times: &Times) -> FileReport {
+        FileReport {
+            name: status.name,
+            state: status.state.name().to_owned(),
+            path: status.path,
+            identity: self.identity(status.identity),
+            size: status.size,
+            version: status.version,
+            issued: status.issued.map(rfc3339),
+            expires: status.expires.map(|end| times.instant(end)),
+            lease: status.lease.map(|lease| lease.0),
+            readers: status.readers,
+            error: status.error,
+            vanished: status.vanished,
+        }
+    }
+
+    fn lease_report(&self, one: Retirement, times: &Times) -> LeaseReport {
+        let path = self.service.look(|engine, _| engine.path_of(one.debt.source)).unwrap_or_default();
+        LeaseReport {
+            lease: one.debt.lease.0,
+            path,
+            expires: times.instant(one.debt.expires),
+            reason: one.refused.unwrap_or_else(|| "Vault has not answered yet; it is tried again".to_owned()),
+        }
+    }
+
+    fn identity(&self, id: IdentityId) -> String {
+        self.info.identities.get(id.0 as usize).cloned().unwrap_or_else(|| id.0.to_string())
+    }
+
+    /// What the system lacks, and what has turned out to be lacking since.
+    fn losses(&self) -> Vec<String> {
+        let mut losses = self.info.losses.clone();
+        let locking = sys::locking();
+        if !locking.all_pages && locking.refused > 0 {
+            losses.push(format!(
+                "the system refused to lock {} pages with secrets, so they may have been swapped out: raise \
+                 RLIMIT_MEMLOCK (LimitMEMLOCK= of the service)",
+                locking.refused
+            ));
+        }
+        losses
+    }
+
+    /// Ends generations and waits a moment for Vault to confirm it.
+    async fn revoke(&self, files: &[Ino]) -> RevokeReport {
+        let (ended, mine) = self.service.call(|engine, at| {
+            let before = engine.retirements(at.now);
+            let (ended, effects) = engine.revoke(at, files);
+            let mut mine = engine.retirements(at.now);
+            mine.retain(|lease, _| !before.contains_key(lease));
+            ((ended, mine), effects)
+        });
+        let mine: BTreeSet<LeaseId> = mine.into_keys().collect();
+        let pending = |left: &BTreeMap<LeaseId, Retirement>| {
+            mine.iter().any(|lease| left.get(lease).is_some_and(|one| !one.is_refused()))
+        };
+        let settled = async {
+            while pending(&self.retirements()) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // What is not settled then is reported as what it is.
+        let _ = tokio::time::timeout(REVOCATION, settled).await;
+        let mut left = self.retirements();
+        left.retain(|lease, _| mine.contains(lease));
+        let revoked = mine.iter().filter(|lease| !left.contains_key(lease)).map(|lease| lease.0.clone());
+        let (revoked, times) = (revoked.collect(), self.times());
+        let unrevoked = left.into_values().map(|one| self.lease_report(one, &times)).collect();
+        RevokeReport { ended, revoked, unrevoked }
+    }
+
+    fn retirements(&self) -> BTreeMap<LeaseId, Retirement> {
+        self.service.look(|engine, now| engine.retirements(now))
+    }
+
+    async fn refresh(&self, files: &[Ino]) -> RefreshReport {
+        let outcomes = self.service.call(|engine, at| engine.refresh(at, files));
+        // All of them at first, so that none is answered late because another one was waited for.
+        let waiting: Vec<_> =
+            outcomes.into_iter().map(|(ino, outcome)| (ino, self.expect(outcome))).collect();
+        let mut failed = BTreeMap::new();
+        let mut refreshed = Vec::new();
+        for (ino, answer) in waiting {
+            let result = match answer {
+                Expected::Now(result) => result,
+                // The driver is gone: the mount has ended.
+                Expected::Later(answer) => answer.await.unwrap_or(Err(FsError::Stopping)),
+            };
+            refreshed.push(ino);
+            if let Err(situation) = result {
+                failed.insert(ino, situation);
+            }
+        }
+        let mut reasons: BTreeMap<String, String> = match failed.is_empty() {
+            true => BTreeMap::new(),
+            false => {
+                let status = self.service.look(|engine, now| engine.status(now));
+                status.files.into_iter().filter_map(|file| Some((file.name, file.error?))).collect()
+            }
+        };
+        let files = refreshed.into_iter().map(|ino| {
+            let name = self.service.look(|engine, _| engine.file_name(ino));
+            let error = failed
+                .get(&ino)
+                .map(|situation| reasons.remove(&name).unwrap_or_else(|| situation.to_string()));
+            RefreshedFile { name, error }
+        });
+        RefreshReport { files: files.collect() }
+    }
+
+    fn expect(&self, outcome: Outcome<Answer>) -> Expected {
+        match outcome {
+            Outcome::Done(result) => Expected::Now(result),
+            Outcome::Wait(ticket) => {
+                let (sender, answer) = oneshot::channel();
+                self.service.wait(ticket, Box::new(Waiting(sender)));
+                Expected::Later(answer)
+            }
+            // An operator is not asked for groups.
+            Outcome::NeedGroups => Expected::Now(Err(FsError::CallerDenied)),
+        }
+    }
+
+    fn times(&self) -> Times {
+        Times { now: self.service.clock().now(), wall: self.service.clock().wall() }
+    }
+}
+
+enum Expected {
+    Now(Result<Answer, FsError>),
+    Later(oneshot::Receiver<Result<Answer, FsError>>),
+}
+
+/// A refresh that waits for the driver's answer.
+struct Waiting(oneshot::Sender<Result<Answer, FsError>>);
+
+impl Waiter for Waiting {
+    fn answer(self: Box<Self>, answer: Result<Answer, FsError>) {
+        // Whoever asked may have gone.
+        let _ = self.0.send(answer);
+    }
+}
+
+/// Both clocks, read at once.
+struct Times {
+    now: BootTime,
+    wall: UnixTime,
+}
+
+impl Times {
+    fn instant(&self, end: BootTime) -> Instant {
+        let left = end.since(self.now);
+        let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+        let at = UnixTime { seconds: self.wall.seconds.saturating_add(seconds), nanoseconds: 0 };
+        Instant { in_seconds: left.as_secs(), at: rfc3339(at) }
+    }
+}
+
+/// An instant as RFC 3339, in whole seconds.
+fn rfc3339(time: UnixTime) -> String {
+    // The last second of the year 9999: what is later can't be written.
+    let seconds = u64::try_from(time.seconds).unwrap_or(0).min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_as_a_span_and_as_an_instant() {
+        let times =
+            Times { now: BootTime(5_000_000_000), wall: UnixTime { seconds: 1_767_323_045, nanoseconds: 7 } };
+        let end = BootTime(65_900_000_000);
+        assert_eq!(times.instant(end), Instant { in_seconds: 60, at: "2026-01-02T03:05:05Z".to_owned() });
+        let over = Instant { in_seconds: 0, at: "2026-01-02T03:04:05Z".to_owned() };
+        assert_eq!(times.instant(BootTime(1)), over);
+    }
+
+    #[test]
+    fn an_instant_that_no_calendar_has_is_written_all_the_same() {
+        assert_eq!(rfc3339(UnixTime { seconds: i64::MAX, nanoseconds: 0 }), "9999-12-31T23:59:59Z");
+        assert_eq!(rfc3339(UnixTime { seconds: -1, nanoseconds: 0 }), "1970-01-01T00:00:00Z");
+    }
+}
