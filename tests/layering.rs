@@ -28,7 +28,7 @@ const FENCED: [(&str, &[&str]); 9] = [
     ("reqwest", &["vault"]),
     ("rustls", &["vault"]),
     ("tokio", &["cli", "control", "daemon", "driver", "sys", "vault"]),
-    ("nix", &["sys", "fuse"]),
+    ("nix", &["config", "fuse", "sys"]),
     ("libc", &["sys"]),
     ("clap", &["cli", "main"]),
     ("tracing", &["cli", "control", "daemon", "driver", "fuse", "vault"]),
@@ -181,7 +181,7 @@ fn crate_parts(code: &str) -> BTreeSet<String> {
                     group.split(',').map(|name| first_word(name.trim())).filter(|name| !name.is_empty()),
                 );
             } else {
-                parts.insert(first_word(rest));
+                parts.extend(Some(first_word(rest)).filter(|name| !name.is_empty()));
             }
         }
     }
