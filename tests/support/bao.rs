@@ -84,6 +84,11 @@ impl Bao {
         self.server.directory()
     }
 
+    /// Sends it a signal; SIGSTOP freezes it until SIGCONT.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        self.server.signal(signal);
+    }
+
     /// What the server has printed.
     pub fn log(&self) -> String {
         self.server.log()

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Runs the server, waits until its own standard input ends (the test dropped it, or died), stops the
@@ -75,6 +77,14 @@ impl Server {
     /// Where it runs.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Sends a signal to the server itself, not to its guard; SIGSTOP freezes it.
+    pub fn signal(&self, signal: Signal) {
+        let guard = self.guard.id();
+        let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).expect("a guard");
+        let server = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a server");
+        kill(Pid::from_raw(server), signal).expect("a signal can be sent");
     }
 
     /// What it has printed.
