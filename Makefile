@@ -1,0 +1,48 @@
+# What a developer and the CI call. `make` alone lists it.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+DESTDIR ?=
+PREFIX ?= /usr
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 17
+
+.PHONY: deps
+deps: ## install what the tests and the demo use and this machine lacks
+	@.ci/deps
+
+.PHONY: build
+build: ## the release binary, target/release/leasefs
+	$(CARGO) build --release --locked
+
+.PHONY: demo
+demo: deps ## a real server, a real database, a mount: about a minute to watch
+	@demo/run
+
+.PHONY: check
+check: ## formatting and lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Results go to standard output, the runner's summary last. The documentation's examples, which cargo-nextest
+# does not run, therefore come first. Some tests mount: they need root and /dev/fuse, and say so if they
+# have not got them.
+.PHONY: test
+test: deps ## every test
+	$(CARGO) test --locked --doc 2>&1
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; \
+	  $(CARGO) nextest run --locked 2>&1; \
+	else set -x; \
+	  $(CARGO) test --locked --lib --bins --tests --no-fail-fast 2>&1; \
+	fi
+
+.PHONY: install
+install: ## the binary and the systemd unit, below $(DESTDIR)$(PREFIX); run `make build` first
+	install -D -m 0755 target/release/leasefs $(DESTDIR)$(PREFIX)/bin/leasefs
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|' systemd/leasefs@.service \
+	  > $(DESTDIR)$(PREFIX)/lib/systemd/system/leasefs@.service
