@@ -183,6 +183,8 @@ pub enum Report {
     Published {
         /// Of what.
         source: SourceId,
+        /// Its lease; without one it was read from KV or has an end of its own.
+        lease: Option<LeaseId>,
         /// When it ends, if nothing extends it.
         end: BootTime,
     },
@@ -190,6 +192,8 @@ pub enum Report {
     Ended {
         /// Of what.
         source: SourceId,
+        /// Whether it had a lease.
+        leased: bool,
         /// Why.
         why: End,
     },

@@ -350,6 +350,8 @@ pub enum Fetch {
         with: Credential,
         /// Whether it may mint.
         minting: Minting,
+        /// Since when.
+        since: BootTime,
     },
 }
 
@@ -464,9 +466,14 @@ impl<B: Body> Source<B> {
         [&mut self.current, &mut self.previous].into_iter().flatten().find(|one| one.id == id)
     }
 
-    /// The shortest time between two mints, once the bucket is empty.
-    pub fn mint_interval(&self) -> Duration {
-        (self.lease_duration / 10).max(Duration::from_secs(1))
+    /// The shortest time between two mints, once the bucket is empty: longer where the engine itself
+    /// wants one than where a program waits for it.
+    pub fn mint_interval(&self, urgency: Urgency) -> Duration {
+        let shortest = Duration::from_secs(1);
+        match urgency {
+            Urgency::Reader => shortest,
+            Urgency::Renewal | Urgency::Background => (self.lease_duration / 10).max(shortest),
+        }
     }
 
     /// Whether anything but its declaration keeps it.

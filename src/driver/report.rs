@@ -14,18 +14,23 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
     let path = |id: SourceId| service.look(|engine, _| engine.path_of(id).unwrap_or_default());
     let identity = |id: &IdentityId| names.identities.get(id.0 as usize).map_or("?", String::as_str);
     match report {
-        Report::Published { source, end } => {
-            tracing::info!(
+        Report::Published { source, lease: Some(lease), end } => {
+            let (files, path, ends_in) = (files(*source), path(*source), span(*end, now));
+            tracing::info!(files, path, %lease, ends_in, "issued");
+        }
+        Report::Published { source, lease: None, end } => {
+            tracing::debug!(
                 files = files(*source),
                 path = path(*source),
                 ends_in = span(*end, now),
                 "fetched"
             );
         }
-        Report::Ended { source, why } => {
+        Report::Ended { source, leased, why } => {
             let (files, path, why_text) = (files(*source), path(*source), why_text(*why));
             match why {
                 End::GoneInVault | End::TokenGone => tracing::warn!(files, path, why = why_text, "ended"),
+                _ if !leased => tracing::debug!(files, path, why = why_text, "ended"),
                 End::Lapsed | End::Replaced | End::Revoked | End::Evicted | End::Stopped => {
                     tracing::info!(files, path, why = why_text, "ended");
                 }

@@ -88,7 +88,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
     }
 
     async fn revoke_tokens(
-        &self,
+        &mut self,
         tokens: &HashMap<Credential, Token>,
         end: Instant,
     ) -> HashMap<Credential, Failure> {
@@ -108,7 +108,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         failed
     }
 
-    async fn revoke_leases(&self, debts: Vec<Debt>, end: Instant) -> Vec<(Debt, String)> {
+    async fn revoke_leases(&mut self, debts: Vec<Debt>, end: Instant) -> Vec<(Debt, String)> {
         let mut revocations = JoinSet::new();
         let places = Arc::new(tokio::sync::Semaphore::new(8));
         let mut left = Vec::new();

@@ -10,7 +10,7 @@ use crate::core::error::{Failure, Fault};
 use crate::core::identity::{TokenTerms, backoff_ceiling};
 use crate::core::name::{IdentityId, Ino, LeaseId, RequestId, SourceId, VaultPath};
 use crate::core::source::{Fetched, FetchedKind, Piece};
-use crate::core::time::{BootTime, UnixTime};
+use crate::core::time::BootTime;
 use crate::driver::breaker::{Change, Health};
 use crate::driver::clock::Clock;
 use crate::driver::limits::{Lane, Limits};
@@ -139,7 +139,11 @@ impl<V: Vault, C: Clock> Work<V, C> {
         self.spawn(move |work| async move {
             let look = |vault: Arc<V>, token| async move { vault.look_up_lease(&token, &lease).await };
             let (sent, result) = work.upkeep(token, look).await;
-            let result = result.map(|duration| Granted { sent, duration, renewable: true });
+            // A revocation under way shows as a lease without any time left.
+            let result = result.and_then(|duration| match duration {
+                Duration::ZERO => Err(Failure::new(Fault::LeaseGone, "the lease is being revoked")),
+                duration => Ok(Granted { sent, duration, renewable: true }),
+            });
             Completed::LeaseLookedUp { source, request, result }
         });
     }
@@ -253,7 +257,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
         }
         let kind = match secret.kind {
             SecretKind::Kv { version, created, deletion } => {
-                FetchedKind::Kv { version, created, deleted: deletion.map(|at| boot_time_of(at, now, wall)) }
+                FetchedKind::Kv { version, created, deleted: deletion.map(|at| at.to_boot_time(now, wall)) }
             }
             SecretKind::Leased(lease) => {
                 FetchedKind::Leased { lease: lease.id, duration: lease.duration, renewable: lease.renewable }
@@ -353,26 +357,4 @@ fn failure_of(error: RenderError) -> Failure {
         _ => Fault::Unusable,
     };
     Failure::new(fault, error.to_string())
-}
-
-/// A wall-clock instant by the clock of leases. Read once: a clock that is set later does not move it.
-fn boot_time_of(at: UnixTime, now: BootTime, wall: UnixTime) -> BootTime {
-    let nanoseconds =
-        |time: UnixTime| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-    let ahead = nanoseconds(at) - nanoseconds(wall);
-    BootTime(u64::try_from((i128::from(now.0) + ahead).max(0)).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wall_clock_end_becomes_an_end_by_the_clock_of_leases() {
-        let at = |seconds| UnixTime { seconds, nanoseconds: 5 };
-        let now = BootTime(10_000_000_000);
-        assert_eq!(boot_time_of(at(103), now, at(100)), BootTime(13_000_000_000));
-        assert_eq!(boot_time_of(at(95), now, at(100)), BootTime(5_000_000_000));
-        assert_eq!(boot_time_of(at(0), now, at(1_700_000_000)), BootTime(0));
-    }
 }

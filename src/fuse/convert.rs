@@ -1,13 +1,10 @@
 //! Between the words of the core and those of FUSE. The one place where a situation becomes an errno.
 
-use std::time::{Duration, SystemTime};
-
 use fuser::{Errno, FileHandle, INodeNo, Request};
 
 use crate::core::access::{Caller, Groups};
 use crate::core::error::FsError;
 use crate::core::name::{HandleId, Ino};
-use crate::core::time::UnixTime;
 
 impl From<FsError> for Errno {
     fn from(situation: FsError) -> Errno {
@@ -58,20 +55,6 @@ impl From<&Request> for Caller {
     }
 }
 
-impl From<UnixTime> for SystemTime {
-    fn from(time: UnixTime) -> SystemTime {
-        let seconds = Duration::from_secs(time.seconds.unsigned_abs());
-        let whole = if time.seconds < 0 {
-            SystemTime::UNIX_EPOCH.checked_sub(seconds)
-        } else {
-            SystemTime::UNIX_EPOCH.checked_add(seconds)
-        };
-        whole
-            .and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanoseconds.into())))
-            .unwrap_or(SystemTime::UNIX_EPOCH)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,14 +91,5 @@ mod tests {
             assert_eq!(HandleId::from(FileHandle::from(HandleId(number))), HandleId(number));
         }
         assert_eq!(INodeNo::from(Ino::ROOT), INodeNo::ROOT);
-    }
-
-    #[test]
-    fn a_time_before_1970_counts_back() {
-        let time = |seconds, nanoseconds| SystemTime::from(UnixTime { seconds, nanoseconds });
-        let epoch = SystemTime::UNIX_EPOCH;
-        assert_eq!(time(2, 5), epoch + Duration::new(2, 5));
-        assert_eq!(time(-2, 500_000_000), epoch - Duration::from_millis(1500));
-        assert!(time(i64::MIN, 0) < time(i64::MAX, 999_999_999), "no overflow");
     }
 }

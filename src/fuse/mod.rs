@@ -1,9 +1,10 @@
 //! The kernel side: the mount itself, what the kernel is told, and what it is told to forget.
 //!
-//! [`mount_point`] finds out whether a directory can be mounted on, [`session`] mounts, serves and
+//! [`adapter`] takes the requests, [`mount_point`] finds out whether a directory can be mounted on, [`session`] mounts, serves and
 //! unmounts, [`notify`] ends what the kernel has cached, [`convert`] turns situations into errnos. What
 //! decides how the kernel caches stands here, so that everything that serves a mount agrees on it.
 
+pub mod adapter;
 pub mod convert;
 pub mod mount_point;
 pub mod mountinfo;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde_json::error::Category;
@@ -15,9 +15,10 @@ use crate::core::error::{Failure, Fault};
 use crate::core::name::LeaseId;
 use crate::core::time::UnixTime;
 use crate::secret::SecretBytes;
-use crate::vault::engine::Shape;
+use crate::sys;
+use crate::vault::engine::{Capability, Shape};
 use crate::vault::refusal::bounded;
-use crate::vault::{EngineMount, Lease, Renewal, Secret, SecretKind, TokenInfo};
+use crate::vault::{EngineMount, Lease, Origin, Renewal, Secret, SecretKind, TokenInfo};
 
 /// What Vault wraps around every answer.
 #[derive(Deserialize)]
@@ -106,8 +107,8 @@ struct Lookup {
     num_uses: u64,
 }
 
-/// A secret. `minted` says that it was asked for by a write request.
-pub(super) fn secret(body: &[u8], path: &str, shape: Shape, minted: bool) -> Result<Secret, Failure> {
+/// A secret, asked for with this capability: what a write request answers has been minted.
+pub(super) fn secret(body: &[u8], path: &str, shape: Shape, asked: Capability) -> Result<Secret, Failure> {
     let envelope = envelope(body, path)?;
     let data = object(envelope.data, path)?;
     let warnings = envelope.warnings.unwrap_or_default().iter().map(|text| bounded(text)).collect();
@@ -134,7 +135,7 @@ pub(super) fn secret(body: &[u8], path: &str, shape: Shape, minted: bool) -> Res
             renewable: envelope.renewable.unwrap_or(false),
         })
     } else {
-        validity(data, minted)
+        validity(data, asked)
     };
     Ok(Secret { data: cut(data), kind, warnings })
 }
@@ -183,7 +184,7 @@ pub(super) fn lease_ttl(body: &[u8], doing: &str) -> Result<Duration, Failure> {
 }
 
 /// The token of a login or a renewal, and what Vault says of it.
-pub(super) fn auth(body: &[u8], doing: &str, ours: bool) -> Result<(SecretBytes, TokenInfo), Failure> {
+pub(super) fn auth(body: &[u8], doing: &str, origin: Origin) -> Result<(SecretBytes, TokenInfo), Failure> {
     let auth = envelope(body, doing)?.auth.ok_or_else(|| unusable(doing, "it has no `auth`"))?;
     let auth: Auth<'_> = part(auth, doing)?;
     if auth.client_token.is_empty() {
@@ -193,7 +194,7 @@ pub(super) fn auth(body: &[u8], doing: &str, ours: bool) -> Result<(SecretBytes,
         ttl: (auth.lease_duration > 0).then(|| Duration::from_secs(auth.lease_duration)),
         renewable: auth.renewable,
         batch: auth.token_type.as_deref() == Some("batch"),
-        ours,
+        ours: origin == Origin::Obtained,
         num_uses: auth.num_uses,
         policies: auth.policies.unwrap_or_default(),
     };
@@ -201,7 +202,7 @@ pub(super) fn auth(body: &[u8], doing: &str, ours: bool) -> Result<(SecretBytes,
 }
 
 /// What a look-up says of a token.
-pub(super) fn token_info(body: &[u8], doing: &str, ours: bool) -> Result<TokenInfo, Failure> {
+pub(super) fn token_info(body: &[u8], doing: &str, origin: Origin) -> Result<TokenInfo, Failure> {
     let lookup: Lookup = part(object(envelope(body, doing)?.data, doing)?, doing)?;
     // A root token has ttl 0 and no expiry; one that is about to end has ttl 0 and an expiry.
     let endless = lookup.ttl == 0 && lookup.expire_time.is_none();
@@ -209,7 +210,7 @@ pub(super) fn token_info(body: &[u8], doing: &str, ours: bool) -> Result<TokenIn
         ttl: (!endless).then(|| Duration::from_secs(lookup.ttl)),
         renewable: lookup.renewable.unwrap_or(false),
         batch: lookup.token_type.as_deref() == Some("batch"),
-        ours,
+        ours: origin == Origin::Obtained,
         num_uses: lookup.num_uses,
         policies: lookup.policies.unwrap_or_default(),
     })
@@ -275,7 +276,8 @@ fn cut(data: &RawValue) -> SecretBytes {
 }
 
 /// How long an answer without a lease is good. What doesn't parse doesn't say.
-fn validity(data: &RawValue, minted: bool) -> SecretKind {
+fn validity(data: &RawValue, asked: Capability) -> SecretKind {
+    let minted = asked == Capability::Update;
     let Ok(validity) = serde_json::from_str::<Validity<'_>>(data.get()) else {
         return SecretKind::Other { minted, ttl: None, issued: None };
     };
@@ -285,7 +287,8 @@ fn validity(data: &RawValue, minted: bool) -> SecretKind {
     let ttl = ttl.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
     let until = validity.expiration.and_then(|text| {
         let seconds = serde_json::from_str::<u64>(text.get()).ok()?;
-        Some(Duration::from_secs(seconds).saturating_sub(since_1970()))
+        let now = u64::try_from(sys::unix_time().seconds).unwrap_or(0);
+        Some(Duration::from_secs(seconds.saturating_sub(now)))
     });
     SecretKind::Other { minted, ttl: ttl.or(until), issued }
 }
@@ -300,20 +303,12 @@ fn instant(text: &str) -> Option<UnixTime> {
     Some(UnixTime { seconds: i64::try_from(since.as_secs()).ok()?, nanoseconds: since.subsec_nanos() })
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a certificate's end is a wall-clock instant; sys will lend its clock"
-)]
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(body: &str, shape: Shape) -> Result<Secret, Failure> {
-        secret(body.as_bytes(), "a/b", shape, false)
+        secret(body.as_bytes(), "a/b", shape, Capability::Read)
     }
 
     fn reason(body: &str, shape: Shape) -> String {
@@ -421,7 +416,7 @@ mod tests {
         let info = |expiry: &str| {
             let body =
                 format!(r#"{{"data":{{"ttl":0,"expire_time":{expiry},"num_uses":0,"type":"service"}}}}"#);
-            token_info(body.as_bytes(), "look-up", false).unwrap().ttl
+            token_info(body.as_bytes(), "look-up", Origin::Given).unwrap().ttl
         };
         assert_eq!(info("null"), None);
         assert_eq!(info(r#""2026-01-03T00:00:00Z""#), Some(Duration::ZERO));

@@ -221,7 +221,14 @@ impl Client {
         let refused = |answer: &Answer| {
             let deleted =
                 if answer.status == 404 { answer::deleted_version(&answer.body, &call.path) } else { None };
-            deleted.unwrap_or_else(|| refusal::of_read(answer, &call.path, call.capability))
+            let mut failure =
+                deleted.unwrap_or_else(|| refusal::of_read(answer, &call.path, call.capability));
+            if *shape == Shape::Unknown && failure.fault == Fault::Denied {
+                failure
+                    .reason
+                    .push_str("; if it is KV v2, the policy must name it with `data/` after the mount");
+            }
+            failure
         };
         let answer = self.ask(sent, refused).await.inspect_err(|failure| {
             if matches!(failure.fault, Fault::NotFound | Fault::Refused) {
@@ -229,7 +236,7 @@ impl Client {
                 self.0.mounts.forget(token.namespace(), &request.path);
             }
         })?;
-        answer::secret(&answer.body, &call.path, *shape, request.params.is_some())
+        answer::secret(&answer.body, &call.path, *shape, call.capability)
     }
 
     /// A request about a lease.
@@ -269,13 +276,13 @@ impl Vault for Client {
         let path = "auth/token/lookup-self";
         let call = Call::get(token, path, self.0.patience);
         let answer = self.ask(call, |answer| refusal::of_request(answer, path)).await?;
-        answer::token_info(&answer.body, path, token.origin() == Origin::Obtained)
+        answer::token_info(&answer.body, path, token.origin())
     }
 
     async fn renew_self(&self, token: &Token) -> Result<TokenInfo, Failure> {
         let path = "auth/token/renew-self";
         let answer = self.lease_call(token, path, json(&())?).await?;
-        let (_, info) = answer::auth(&answer.body, path, token.origin() == Origin::Obtained)?;
+        let (_, info) = answer::auth(&answer.body, path, token.origin())?;
         Ok(info)
     }
 
@@ -317,7 +324,8 @@ impl Vault for Client {
         increment: Duration,
     ) -> Result<Renewal, Failure> {
         let path = "sys/leases/renew";
-        let body = json(&LeaseBody { lease_id: &lease.0, increment: Some(increment.as_secs()), sync: None })?;
+        let body =
+            json(&LeaseBody { lease_id: &lease.0, increment: Some(whole_seconds(increment)), sync: None })?;
         let answer = self.lease_call(token, path, body).await?;
         answer::renewal(&answer.body, path)
     }
@@ -335,7 +343,7 @@ impl Vault for Client {
         if let Err(Failure { fault: Fault::ServerError, .. }) = &now {
             // It failed now, and Vault would leave it at that. Queued, it tries again until it succeeds; the
             // credential lives until then, so this is reported as a failure all the same.
-            let queued = self.lease_call(token, "sys/leases/revoke", body(None)?).await;
+            let queued = self.lease_call(token, "sys/leases/revoke", body(Some(false))?).await;
             return queued.and(now.map(drop));
         }
         now.map(drop)
@@ -392,6 +400,12 @@ struct LeaseBody<'a> {
     /// Whether to answer only when it is done.
     #[serde(skip_serializing_if = "Option::is_none")]
     sync: Option<bool>,
+}
+
+/// Rounded up: an increment of 0 would mean the engine's default.
+fn whole_seconds(increment: Duration) -> u64 {
+    let started = u64::from(increment.subsec_nanos() > 0);
+    increment.as_secs().saturating_add(started).max(1)
 }
 
 fn is_good(answer: &Answer) -> bool {

@@ -22,6 +22,7 @@ use crate::config::plan::VaultPlan;
 use crate::core::error::{Failure, Fault};
 use crate::vault::Token;
 use crate::vault::client::ClientError;
+use crate::vault::refusal;
 
 /// How often a node that lags behind is asked again, 50 to 200 ms later.
 const LAG_RETRIES: usize = 4;
@@ -247,14 +248,15 @@ impl Answer {
     fn says_node_lags(&self) -> bool {
         match self.status {
             412 => true,
-            429 => crate::vault::refusal::texts(&self.body).is_some_and(|texts| texts.is_empty()),
+            429 => refusal::texts(&self.body).is_some_and(|texts| texts.is_empty()),
             _ => false,
         }
     }
 
-    /// Sealed, not initialised, or a standby that forwards nothing; no request was carried out.
+    /// Sealed, not initialised, or a standby that forwards nothing; no request was carried out. Not so if a
+    /// proxy says it: that may have lost the answer only.
     fn says_node_is_out(&self) -> bool {
-        matches!(self.status, 472 | 473 | 501 | 503)
+        matches!(self.status, 472 | 473 | 501 | 503) && refusal::texts(&self.body).is_some()
     }
 }
 
@@ -317,13 +319,13 @@ fn connection_trouble(error: &reqwest::Error) -> String {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return format!("TLS was refused ({tls})");
         }
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            if let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return format!("TLS was refused ({tls})");
-            }
+        // `source` of an I/O error skips the very error that it wraps.
+        let io = error.downcast_ref::<io::Error>();
+        if let Some(io) = io {
             trouble = io.to_string();
         }
-        cause = error.source();
+        let wrapped = io.and_then(io::Error::get_ref).map(|wrapped| wrapped as &(dyn Error + 'static));
+        cause = wrapped.or_else(|| error.source());
     }
     trouble
 }

@@ -206,7 +206,7 @@ pub trait Vault: Send + Sync + 'static {
         lease: &LeaseId,
         increment: Duration,
     ) -> impl Future<Output = Result<Renewal, Failure>> + Send;
-    /// How long a lease still lives.
+    /// How long a lease still lives, in whole seconds. Zero: it is ending, or is being revoked right now.
     fn look_up_lease(
         &self,
         token: &Token,

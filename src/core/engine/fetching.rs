@@ -1,5 +1,7 @@
 //! Reads of sources: who may cause one, what becomes of its answer.
 
+use std::time::Duration;
+
 use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
@@ -8,6 +10,9 @@ use crate::core::identity::{LoginState, backoff_ceiling};
 use crate::core::name::{GenerationId, IdentityId, RequestId, SourceId};
 use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Validity};
 use crate::core::time::{BootTime, Moment, scaled};
+
+/// After that long a read that is on its way keeps nobody waiting who can be shown a stale value.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What became of a read.
 #[derive(Debug)]
@@ -47,7 +52,12 @@ impl<B: Body> Engine<B> {
             return Demand::Ready;
         }
         match source.fetch {
+            // What may still be shown does not wait for a Vault that is slow to confirm it.
+            Fetch::InFlight { since, .. } if live.is_some() && at.now >= since + SLOW => {
+                return Demand::Ready;
+            }
             Fetch::InFlight { .. } => return Demand::Waiting,
+            Fetch::Idle if live.is_some() && at.now < source.not_before => return Demand::Ready,
             Fetch::Queued { .. } if start == Start::No => return Demand::Waiting,
             Fetch::Queued { .. } | Fetch::Idle => {}
         }
@@ -103,13 +113,13 @@ impl<B: Body> Engine<B> {
         };
         let source = self.sources.get_mut(&id)?;
         if source.mints == Some(true) && minting == Minting::Allowed {
-            let interval = source.mint_interval();
+            let interval = source.mint_interval(urgency);
             if let Err(not_before) = source.bucket.take(at.now, interval) {
                 self.queue_fetch(id, minting, urgency, not_before);
                 return None;
             }
         }
-        self.send_read(id, with, minting, urgency, fx);
+        self.send_read(at, id, with, minting, urgency, fx);
         None
     }
 
@@ -122,6 +132,7 @@ impl<B: Body> Engine<B> {
 
     fn send_read(
         &mut self,
+        at: Moment,
         id: SourceId,
         with: Credential,
         minting: Minting,
@@ -130,7 +141,7 @@ impl<B: Body> Engine<B> {
     ) {
         let request = self.request();
         let Some(source) = self.sources.get_mut(&id) else { return };
-        source.fetch = Fetch::InFlight { request, with, minting };
+        source.fetch = Fetch::InFlight { request, with, minting, since: at.now };
         let (read, fields) = (source.spec.request.clone(), source.spec.fields);
         fx.push(Effect::Read { request, source: id, with, read, fields, minting, urgency });
         self.touch_source(id);
@@ -177,13 +188,14 @@ impl<B: Body> Engine<B> {
         result: FetchResult<B>,
         fx: &mut Effects,
     ) {
-        let expected = self.sources.get(&id).is_some_and(
-            |source| matches!(source.fetch, Fetch::InFlight { request: expected, .. } if expected == request),
-        );
-        if !expected || self.stopping {
+        let expected = self.sources.get(&id).and_then(|source| match source.fetch {
+            Fetch::InFlight { request: expected, minting, .. } if expected == request => Some(minting),
+            Fetch::InFlight { .. } | Fetch::Queued { .. } | Fetch::Idle => None,
+        });
+        let Some(minting) = expected.filter(|_| !self.stopping) else {
             self.refuse_late(at, id, with, result, fx);
             return;
-        }
+        };
         self.touch_source(id);
         if let Some(source) = self.sources.get_mut(&id) {
             source.fetch = Fetch::Idle;
@@ -200,7 +212,7 @@ impl<B: Body> Engine<B> {
                 // Programs that opened it meanwhile want more than those that only looked.
                 self.wake_waiters_of_source(at, id, Start::Yes, fx);
             }
-            FetchResult::Failed(failure) => self.take_failure(at, id, with, failure, fx),
+            FetchResult::Failed(failure) => self.take_failure(at, id, with, minting, failure, fx),
         }
         self.drop_unused_tokens(with.identity, fx);
         self.drop_if_idle(id);
@@ -281,8 +293,7 @@ impl<B: Body> Engine<B> {
         if let Validity::Leased(lease) = generation.validity {
             self.retire(at, id, lease.id, generation.with, lease.expires, fx);
         }
-        self.note_failure(at, id, failure.clone());
-        fx.push(Effect::Report(Report::FetchFailed { source: id, failure }));
+        self.fail(at, id, failure, fx);
     }
 
     /// The same secret as before: its time goes on, its bytes and its `mtime` stay.
@@ -308,6 +319,7 @@ impl<B: Body> Engine<B> {
             }
         }
         let end = self.end_of(&generation);
+        let lease = generation.lease().map(|lease| lease.id.clone());
         self.memory += generation.bytes;
         // Ending the last generation of a source that a tree brought in may have dropped it: its
         // waiters keep it, so it is there.
@@ -323,7 +335,7 @@ impl<B: Body> Engine<B> {
             self.vanished.remove(ino);
         }
         self.invalidate(id, fx);
-        fx.push(Effect::Report(Report::Published { source: id, end }));
+        fx.push(Effect::Report(Report::Published { source: id, lease, end }));
     }
 
     /// Makes room for `bytes` more: the least recently opened KV secrets without handles go first.
@@ -359,16 +371,22 @@ impl<B: Body> Engine<B> {
         at: Moment,
         id: SourceId,
         with: Credential,
+        minting: Minting,
         failure: Failure,
         fx: &mut Effects,
     ) {
         let fault = failure.fault;
+        let again =
+            fault == Fault::TokenLost && self.sources.get(&id).is_some_and(|source| source.failures == 0);
         if fault == Fault::TokenLost {
             self.lose_token(at, with, fx);
         }
-        self.note_failure(at, id, failure.clone());
+        self.fail(at, id, failure, fx);
+        if again && self.start_fetch(at, id, minting, Urgency::Reader, fx).is_none() {
+            // Those who wait get what the next token brings.
+            return;
+        }
         self.renew_instead(id);
-        fx.push(Effect::Report(Report::FetchFailed { source: id, failure }));
         // Vault has spoken: what it does not give any more is not shown any more.
         let gone = matches!(fault, Fault::NotFound | Fault::Denied);
         let kv = self.sources.get(&id).and_then(|source| source.current.as_ref()).filter(|one| one.is_kv());
@@ -381,6 +399,15 @@ impl<B: Body> Engine<B> {
             }
         }
         self.wake_waiters_of_source(at, id, Start::No, fx);
+    }
+
+    /// Notes a failure, and tells the operator unless it is the one that he was just told.
+    fn fail(&mut self, at: Moment, id: SourceId, failure: Failure, fx: &mut Effects) {
+        let known = self.sources.get(&id).and_then(|source| source.failure.as_ref());
+        if known.is_none_or(|known| known.fault != failure.fault) {
+            fx.push(Effect::Report(Report::FetchFailed { source: id, failure: failure.clone() }));
+        }
+        self.note_failure(at, id, failure);
     }
 
     /// Remembers why a read failed, and does not let the engine itself ask again too soon.

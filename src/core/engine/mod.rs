@@ -292,7 +292,8 @@ impl<B: Body> Engine<B> {
             }
         }
         if why != End::Replaced {
-            fx.push(Effect::Report(Report::Ended { source: id, why }));
+            let leased = generation.lease().is_some();
+            fx.push(Effect::Report(Report::Ended { source: id, leased, why }));
         }
         match (generation.validity, why) {
             (Validity::Leased(lease), End::Replaced | End::Evicted | End::Revoked | End::Stopped) => {

@@ -1,5 +1,6 @@
 //! Tokens: obtained, extended, replaced while the old one still lives, lost.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::core::effect::{Credential, Effect, End, Report};
@@ -11,11 +12,14 @@ use crate::core::source::{Body, Next, Validity};
 use crate::core::time::{BootTime, Moment, scaled};
 
 impl<B: Body> Engine<B> {
-    /// The mount begins: every identity logs in.
+    /// The mount begins: every identity that something is read with logs in.
     pub fn start(&mut self, at: Moment) -> Effects {
         self.run(at, |engine, fx| {
-            for index in 0..engine.identities.len() {
-                engine.log_in(IdentityId(index as u32), fx);
+            let sources = engine.sources.values().map(|source| source.spec.identity);
+            let trees = engine.trees.iter().map(|tree| tree.identity);
+            let used: BTreeSet<IdentityId> = sources.chain(trees).collect();
+            for identity in used {
+                engine.log_in(identity, fx);
             }
         })
         .1

@@ -34,7 +34,7 @@ pub(in crate::vault) async fn login(
         secret_id: secret_id.as_ref().map(|secret| text(secret, "secret id")).transpose()?,
     })?;
     let answer = client.log_in_at(auth_path, namespace.as_deref(), body).await?;
-    let (secret, info) = answer::auth(&answer.body, &format!("login at auth/{auth_path}"), true)?;
+    let (secret, info) = answer::auth(&answer.body, &format!("login at auth/{auth_path}"), Origin::Obtained)?;
     Ok(Login { token: Token::new(secret, namespace, Origin::Obtained), info })
 }
 

@@ -4,10 +4,10 @@
 //! have written, never an empty credential. What is read is wiped when it is done with.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -55,12 +55,12 @@ fn place(source: &CredentialSource) -> String {
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
     let failed = |error: std::io::Error| format!("file {shown} can't be read: {error}");
-    // Without O_NONBLOCK, opening a pipe that nobody writes to would wait for good.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    let facts = file.metadata().map_err(failed)?;
-    if !facts.is_file() {
+    // Looked at before it is opened: opening a pipe that nobody writes to would wait for good.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(format!("file {shown} is not a regular file"));
     }
+    let file = File::open(path).map_err(failed)?;
+    let facts = file.metadata().map_err(failed)?;
     let mode = facts.permissions().mode();
     if mode & 0o022 != 0 {
         return Err(format!("file {shown} may be written by others: chmod go-w {shown}"));
@@ -76,8 +76,6 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     async fn trouble(source: CredentialSource) -> String {
@@ -108,12 +106,10 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             CredentialSource::File(path)
         };
-        let pipe = directory.path().join("pipe");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
         for (source, told) in [
             (CredentialSource::File(directory.path().join("absent")), "No such file"),
             (CredentialSource::File(directory.path().to_owned()), "not a regular file"),
-            (CredentialSource::File(pipe), "not a regular file"),
+            (CredentialSource::File("/dev/zero".into()), "not a regular file"),
             (file("empty", "\n", 0o400), "is empty"),
             (file("lines", "marker\nmarker\n", 0o400), "more than one line"),
             (file("group", "marker", 0o620), "written by others"),

@@ -1,0 +1,10 @@
+//! What the tests share: real servers that end with the test, and a Vault that follows a script.
+//!
+//! A server that can't be started fails the test that wants it; no test passes by leaving it out.
+
+pub mod bao;
+pub mod fake_vault;
+pub mod mount;
+pub mod postgres;
+pub mod server;
+pub mod stub;
