@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod daemon;
 pub mod driver;
 pub mod fuse;
 pub mod render;

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::config::Complaints;
 use crate::control::{AskError, ControlError};
+use crate::daemon::DaemonError;
 use crate::fuse::mount_point::MountError;
 use crate::vault::client::ClientError;
 
@@ -63,6 +64,9 @@ pub enum CommandError {
     /// There is no control socket.
     #[error("{0}")]
     Control(#[from] ControlError),
+    /// The mount could not be made, or ended badly.
+    #[error("{0}")]
+    Daemon(#[from] DaemonError),
     /// The daemon could not be asked.
     #[error("{0}")]
     Ask(#[from] AskError),
@@ -98,11 +102,23 @@ impl CommandError {
             CommandError::Client(error) => of_client(error),
             CommandError::Mount(error) => of_mount(error),
             CommandError::Control(error) => of_control(error),
+            CommandError::Daemon(error) => of_daemon(error),
             CommandError::Ask(error) => of_ask(error),
             CommandError::StillMounted { .. } | CommandError::Interrupted => Exit::Temporary,
             CommandError::Output(_) => Exit::Io,
             CommandError::Runtime(_) => Exit::System,
         }
+    }
+}
+
+fn of_daemon(error: &DaemonError) -> Exit {
+    match error {
+        DaemonError::Config(_) | DaemonError::Layout(_) => Exit::Config,
+        DaemonError::Client(error) => of_client(error),
+        DaemonError::Mount(error) => of_mount(error),
+        DaemonError::Control(error) => of_control(error),
+        DaemonError::MountPoint { .. } => Exit::CantCreate,
+        DaemonError::System { .. } | DaemonError::Broken { .. } => Exit::System,
     }
 }
 

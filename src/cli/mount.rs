@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit};
+use crate::daemon::{self, MountPointOrigin, Options};
 
 /// Where the configurations of the short form lie.
 const CONFIGS: &str = "/etc/leasefs";
@@ -61,35 +62,13 @@ pub struct MountArgs {
     pub options: Vec<String>,
 }
 
-/// Whether a mount point is made if it is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MountPointOrigin {
-    /// The user named it, so it must be there.
-    Named,
-    /// It follows from the name of the configuration: it is made.
-    Derived,
-}
-
-/// What is to be mounted where, as the arguments say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountRequest {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// The mount point.
-    pub mount_point: PathBuf,
-    /// Whether it is made.
-    pub origin: MountPointOrigin,
-    /// `-o allow_other`, `-o noallow_other`; `None`: as the configuration says.
-    pub allow_other: Option<bool>,
-}
-
 impl MountArgs {
     /// What the arguments mean.
     ///
     /// # Errors
     /// [`CommandError::Usage`]: an option that is not known, or a configuration without a mount point that
     /// is no plain name.
-    pub fn request(&self) -> Result<MountRequest, CommandError> {
+    pub fn request(&self) -> Result<Options, CommandError> {
         let mut allow_other = None;
         for option in self.options.iter().map(|option| option.trim()).filter(|option| !option.is_empty()) {
             match option {
@@ -116,7 +95,7 @@ impl MountArgs {
                 (config, Path::new(MOUNT_POINTS).join(name), MountPointOrigin::Derived)
             }
         };
-        Ok(MountRequest { config, mount_point, origin, allow_other })
+        Ok(Options { config, mount_point, origin, allow_other })
     }
 }
 
@@ -125,8 +104,8 @@ impl MountArgs {
 /// # Errors
 /// [`CommandError`].
 pub fn run(args: &MountArgs) -> Result<Exit, CommandError> {
-    let MountRequest { config, .. } = args.request()?;
-    Err(CommandError::Usage(format!("{} can't be mounted by this build", config.display())))
+    daemon::run(&args.request()?)?;
+    Ok(Exit::Ok)
 }
 
 /// A name without directories and without `.toml`.

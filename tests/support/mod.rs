@@ -3,6 +3,7 @@
 //! A server that can't be started fails the test that wants it; no test passes by leaving it out.
 
 pub mod bao;
+pub mod conversation;
 pub mod fake_vault;
 pub mod mount;
 pub mod postgres;

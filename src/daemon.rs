@@ -1,0 +1,292 @@
+//! Puts it all together: an ordered start, signals, an ordered stop.
+//!
+//! Start: read the configuration, lock memory, take the control socket, mount, serve, log in. The mount
+//! is there before Vault is asked, so that a host boots whether or not Vault does. Stop: drop all bytes,
+//! give back leases and tokens in bounded time, unmount.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+
+use crate::config::plan::{Format, MountPlan};
+use crate::config::{self, Complaints, Environment};
+use crate::control::{self, ControlError, MountInfo, ServiceHandler};
+use crate::core::engine::{Engine, Layout, LayoutError, Settings};
+use crate::core::name::{FileId, SourceId};
+use crate::core::source::LeaseSettings;
+use crate::driver::clock::SystemClock;
+use crate::driver::{self, Driver, Names, Service, Unrevoked};
+use crate::fuse::adapter::{Adapter, Wiring};
+use crate::fuse::mount_point::{MountError, MountPoint};
+use crate::fuse::notify::Notices;
+use crate::fuse::session::{self, MountOptions, Mounted, SessionEnd, Unmounted};
+use crate::secret::SecretBytes;
+use crate::sys::{self, BootTimer, MemoryLock};
+use crate::vault::client::{Client, ClientError};
+
+/// For how long leases and tokens are given back at the end.
+const REVOCATION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// For how long a busy mount is served after it was detached.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What to mount where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Where to mount.
+    pub mount_point: PathBuf,
+    /// Whether the mount point is made if it is not there.
+    pub origin: MountPointOrigin,
+    /// Overrides the configuration's `allow-other`.
+    pub allow_other: Option<bool>,
+}
+
+/// Where the name of a mount point comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountPointOrigin {
+    /// The user named it, so it must be there.
+    Named,
+    /// It follows from the name of the configuration: it is made.
+    Derived,
+}
+
+/// Why a mount could not be made, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(#[from] Complaints),
+    /// Two names clash.
+    #[error("{0}")]
+    Layout(#[from] LayoutError),
+    /// No client for Vault could be made of the configuration.
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    /// The mount could not be made or taken away.
+    #[error("{0}")]
+    Mount(#[from] MountError),
+    /// The control socket could not be taken.
+    #[error("{0}")]
+    Control(#[from] ControlError),
+    /// The mount point could not be made.
+    #[error("{}: can't be made ({why}): make the directory, or name another one", .path.display())]
+    MountPoint {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::ErrorKind,
+    },
+    /// The system refused something basic, such as a thread or a descriptor.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The kernel's connection broke.
+    #[error("the connection to the kernel broke (error {errno}): all leases were revoked; mount again")]
+    Broken {
+        /// What the system said.
+        errno: i32,
+    },
+}
+
+/// Mounts and serves until a signal, an unmount or an operator ends it.
+///
+/// # Errors
+/// [`DaemonError`]; nothing stays behind.
+pub fn run(options: &Options) -> Result<(), DaemonError> {
+    let system = |what| move |source| DaemonError::System { what, source };
+    end_on_panic();
+    sys::forbid_core_dumps().map_err(system("core dumps can't be forbidden"))?;
+    let plan = config::load(&options.config, &Environment::from_process())?;
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut losses = lock_memory();
+    if options.origin == MountPointOrigin::Derived {
+        make_mount_point(&options.mount_point)?;
+    }
+    let point = MountPoint::check(&options.mount_point)?;
+    let client = Client::new(&plan.vault, &plan.identities)?;
+    let engine = Engine::new(layout(&plan))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("no runtime could be made"))?;
+    runtime.block_on(async {
+        let listener = control::listen(point.path())?;
+        let (service, inbox) = Service::new(engine, SystemClock);
+        let wiring = Arc::new(Wiring::default());
+        let (uid, gid) = sys::effective_ids();
+        let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
+        let (tell_end, mut session_end) = mpsc::unbounded_channel();
+        let device = session::mount(point, &MountOptions { uid, gid, allow_other })?;
+        let adapter = Adapter::new(service.clone(), Arc::clone(&wiring));
+        let mounted = device.serve(adapter, plan.mount.threads, move |end| {
+            // Nobody listens any more when the end was asked for.
+            let _ = tell_end.send(end);
+        })?;
+        let (notices, notifier) =
+            Notices::start(mounted.notifier()).map_err(system("no thread could be started"))?;
+        wiring.connect(notices.clone());
+        losses.extend(wiring.missing().iter().map(|feature| format!("this kernel lacks {feature}")));
+        let timer = BootTimer::new().map_err(system("no timer could be made"))?;
+        let driver = Driver::new(service.clone(), inbox, timer, client, notices, driver_settings(&plan));
+        let driving = tokio::spawn(driver.run());
+        let stop = Arc::new(Notify::new());
+        let info = mount_info(&plan, options, mounted.path(), losses);
+        let handler = ServiceHandler { service: service.clone(), info, stop: Arc::clone(&stop) };
+        let answering = tokio::spawn(listener.serve(handler));
+        tracing::info!(mount_point = %mounted.path().display(), "mounted");
+        notify_systemd(sd_notify::NotifyState::Ready);
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
+        let end = tokio::select! {
+            _ = terminate.recv() => { tracing::info!("stopping: SIGTERM"); None }
+            _ = interrupt.recv() => { tracing::info!("stopping: SIGINT"); None }
+            () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); None }
+            end = session_end.recv() => end,
+        };
+        notify_systemd(sd_notify::NotifyState::Stopping);
+        let unrevoked = service.stop(REVOCATION_PATIENCE).await;
+        let result = take_away(mounted, end).await;
+        // The driver has ended with the stop; the thread that notifies ends with its last sender.
+        let _ = driving.await;
+        drop(notifier);
+        answering.abort();
+        report_end(&unrevoked);
+        result
+    })
+}
+
+/// A bug must not leave a mount that nobody serves: the process ends, and the kernel cuts the mount.
+fn end_on_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        std::process::abort();
+    }));
+}
+
+fn lock_memory() -> Vec<String> {
+    match sys::lock_memory() {
+        MemoryLock::AllPages => Vec::new(),
+        MemoryLock::SecretPagesOnly { reason } => {
+            tracing::warn!(reason, "only the pages of secrets are locked in memory");
+            vec![format!("only the pages of secrets are locked in memory: {reason}")]
+        }
+    }
+}
+
+fn make_mount_point(path: &Path) -> Result<(), DaemonError> {
+    // An existing one is looked at by `MountPoint::check`, without touching a dead mount.
+    match std::fs::create_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists && !path.is_symlink() => {
+            Err(DaemonError::MountPoint { path: path.to_owned(), why: error.kind() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Unmounts, unless the mount is gone already.
+async fn take_away(mounted: Mounted, end: Option<SessionEnd>) -> Result<(), DaemonError> {
+    let broken = match end {
+        Some(SessionEnd::Unmounted) => {
+            tracing::info!("unmounted by somebody else");
+            None
+        }
+        Some(SessionEnd::Aborted) => {
+            tracing::warn!("the connection was cut from outside; the dead mount is taken away");
+            None
+        }
+        Some(SessionEnd::Failed { errno }) => Some(errno),
+        Some(SessionEnd::Asked) | None => None,
+    };
+    // The session is served by threads of its own, so that a busy mount can still be answered.
+    let unmounted = tokio::task::spawn_blocking(move || mounted.unmount(UNMOUNT_PATIENCE)).await;
+    match unmounted {
+        Ok(Ok(Unmounted::Clean)) | Err(_) => {}
+        Ok(Ok(Unmounted::Detached)) => tracing::info!("the mount was in use; it was detached"),
+        Ok(Ok(Unmounted::Aborted | Unmounted::StillHeld)) => {
+            tracing::warn!(
+                "the mount is still in use: its users get \"transport endpoint is not connected\""
+            );
+        }
+        Ok(Err(error)) => return Err(error.into()),
+    }
+    match broken {
+        Some(errno) => Err(DaemonError::Broken { errno }),
+        None => Ok(()),
+    }
+}
+
+fn report_end(unrevoked: &[Unrevoked]) {
+    if unrevoked.is_empty() {
+        tracing::info!("all leases were given back");
+    } else {
+        tracing::warn!(count = unrevoked.len(), "leases live on in Vault; each one is named above");
+    }
+}
+
+fn notify_systemd(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+fn mount_info(plan: &MountPlan, options: &Options, mount_point: &Path, losses: Vec<String>) -> MountInfo {
+    MountInfo {
+        mount_point: mount_point.to_owned(),
+        config: options.config.clone(),
+        identities: plan.identities.iter().map(|identity| identity.name.clone()).collect(),
+        addresses: plan.vault.addresses.clone(),
+        losses,
+        started: sys::unix_time(),
+        pid: std::process::id(),
+    }
+}
+
+/// What the engine shows of a plan.
+pub fn layout(plan: &MountPlan) -> Layout {
+    Layout {
+        identities: plan.identities.len(),
+        sources: plan.sources.clone(),
+        files: plan.files.iter().map(|file| file.spec.clone()).collect(),
+        field_dirs: plan.field_dirs.clone(),
+        trees: plan.trees.clone(),
+        directory: plan.directory,
+        settings: Settings {
+            max_memory: plan.mount.max_memory,
+            list_max_age: plan.mount.list_max_age,
+            leases: LeaseSettings { revocation_check: plan.mount.revocation_check },
+            mounted: sys::unix_time(),
+        },
+    }
+}
+
+/// What the driver does of a plan.
+pub fn driver_settings(plan: &MountPlan) -> driver::Settings {
+    let mut rendering: HashMap<SourceId, Vec<(FileId, Format)>> = HashMap::new();
+    for (index, file) in plan.files.iter().enumerate() {
+        rendering.entry(file.spec.source).or_default().push((FileId(index as u32), file.format.clone()));
+    }
+    driver::Settings {
+        read_timeout: plan.vault.read_timeout,
+        rendering,
+        names: Names { identities: plan.identities.iter().map(|identity| identity.name.clone()).collect() },
+    }
+}
+
+// The engine of a real mount holds real secrets.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Engine<SecretBytes>>();
+};
