@@ -18,6 +18,9 @@ use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::{print, print_json};
 use crate::config::plan::MountPlan;
 use crate::config::{self, Complaints, Environment};
+use crate::core::engine::Engine;
+use crate::daemon::{self, DaemonError};
+use crate::secret::SecretBytes;
 use crate::sys;
 use crate::vault::Vault;
 use crate::vault::client::Client;
@@ -55,6 +58,8 @@ pub fn run(args: &CheckArgs) -> Result<Exit, CommandError> {
         Ok(plan) => plan,
         Err(complaints) => return Err(rejected(args, complaints)),
     };
+    // Two names that clash only once they are numbered.
+    Engine::<SecretBytes>::new(daemon::layout(&plan)).map_err(DaemonError::Layout)?;
     let report = if args.offline { report::offline(args.config.clone(), &plan) } else { ask(args, &plan)? };
     if args.json {
         print_json(&report)?
