@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// What each part of the crate may use of the others, beside itself.
 const MAY_USE: [(&str, &[&str]); 12] = [
     ("main", &["cli"]),
-    ("cli", &["config", "control", "core", "daemon", "secret", "sys", "vault", "fuse"]),
+    ("cli", &["config", "control", "core", "daemon", "fuse", "render", "secret", "sys", "vault"]),
     ("config", &["core"]),
     ("control", &["config", "core", "driver", "sys"]),
     ("core", &[]),

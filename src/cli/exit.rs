@@ -81,6 +81,9 @@ pub enum CommandError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// The user ended it.
+    #[error("interrupted: what was logged in for was revoked")]
+    Interrupted,
     /// What the command prints can't be written.
     #[error("can't write the output: {0}: check where it goes")]
     Output(io::Error),
@@ -101,7 +104,7 @@ impl CommandError {
             CommandError::Control(error) => of_control(error),
             CommandError::Daemon(error) => of_daemon(error),
             CommandError::Ask(error) => of_ask(error),
-            CommandError::StillMounted { .. } => Exit::Temporary,
+            CommandError::StillMounted { .. } | CommandError::Interrupted => Exit::Temporary,
             CommandError::Output(_) => Exit::Io,
             CommandError::Runtime(_) => Exit::System,
         }
@@ -133,6 +136,11 @@ fn of_client(error: &ClientError) -> Exit {
 
 fn of_mount(error: &MountError) -> Exit {
     match error {
+        MountError::Unreadable { errno, .. } | MountError::NotUnmounted { errno, .. }
+            if io::Error::from_raw_os_error(*errno).kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Exit::NotAllowed
+        }
         MountError::NoMountList { .. } | MountError::Unreadable { .. } | MountError::NotUnmounted { .. } => {
             Exit::System
         }
@@ -199,6 +207,8 @@ mod tests {
         for (error, exit) in [
             (CommandError::from(MountError::NotPermitted), Exit::NotAllowed),
             (MountError::Missing { path: path.clone() }.into(), Exit::CantCreate),
+            (MountError::NotUnmounted { path: path.clone(), errno: 1 }.into(), Exit::NotAllowed),
+            (MountError::NotUnmounted { path: path.clone(), errno: 5 }.into(), Exit::System),
             (AskError::NoMount.into(), Exit::Unavailable),
             (AskError::NotAllowed { mount_point: path.clone() }.into(), Exit::NotAllowed),
             (AskError::TimedOut.into(), Exit::Temporary),

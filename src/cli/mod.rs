@@ -3,9 +3,16 @@
 //! A command returns how it ended and prints nothing on standard error; [`main`] does, in one form:
 //! `leasefs: what happened: what to do`.
 
+pub mod check;
+mod daemon_of;
 pub mod exit;
 mod log;
 pub mod mount;
+mod output;
+pub mod refresh;
+pub mod revoke;
+pub mod status;
+pub mod unmount;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -39,6 +46,16 @@ pub struct Cli {
 pub enum Command {
     /// Mounts secrets as files and serves them in the foreground
     Mount(mount::MountArgs),
+    /// Shows how a mount stands
+    Status(status::StatusArgs),
+    /// Ends what files show, here and in Vault; the next open fetches anew
+    Revoke(revoke::RevokeArgs),
+    /// Fetches files now
+    Refresh(refresh::RefreshArgs),
+    /// Revokes every lease of a mount and takes it away
+    Unmount(unmount::UnmountArgs),
+    /// Says what of a configuration would work, without minting anything
+    Check(check::CheckArgs),
 }
 
 /// Does what the arguments say. Prints errors; never panics.
@@ -65,5 +82,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 fn run(command: &Command) -> Result<Exit, CommandError> {
     match command {
         Command::Mount(args) => mount::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Revoke(args) => revoke::run(args),
+        Command::Refresh(args) => refresh::run(args),
+        Command::Unmount(args) => unmount::run(args),
+        Command::Check(args) => check::run(args),
     }
 }

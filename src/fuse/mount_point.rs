@@ -132,6 +132,17 @@ impl MountPoint {
         }
     }
 
+    /// The name that a mount point has in the list of mounts: absolute and without symlinks. What is
+    /// mounted there is not touched, so that it may hang.
+    ///
+    /// # Errors
+    /// [`MountError::NoMountList`], [`MountError::Missing`], [`MountError::NotADirectory`],
+    /// [`MountError::Unreadable`].
+    pub fn locate(path: &Path) -> Result<PathBuf, MountError> {
+        let mounts = mountinfo::mounts().map_err(|error| MountError::NoMountList { errno: errno(&error) })?;
+        resolve(path, &mounts)
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.0

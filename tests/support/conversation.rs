@@ -103,6 +103,11 @@ impl World {
         World { vault, service, forgotten }
     }
 
+    /// The way to its engine and driver.
+    pub fn service(&self) -> Service<TestClock> {
+        self.service.clone()
+    }
+
     /// Opens a file as root, and waits for it.
     pub async fn open(&self, name: &str) -> Result<HandleId, FsError> {
         let ino = self.ino(name);

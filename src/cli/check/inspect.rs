@@ -1,0 +1,330 @@
+//! Asks Vault about each path of a plan. Only KV is ever read; whatever might mint is only asked about.
+
+use std::collections::BTreeMap;
+
+use crate::cli::check::identity::{Capabilities, Sessions, allows};
+use crate::cli::check::report::{PathCheck, Readable, is_outage, names_of_source, policy_line};
+use crate::config::plan::{FilePlan, MountPlan};
+use crate::core::effect::{EngineHint, ReadRequest};
+use crate::core::error::{Failure, Fault};
+use crate::core::name::{IdentityId, SourceId};
+use crate::core::source::SourceSpec;
+use crate::core::tree::TreeSpec;
+use crate::render::{self, RenderError};
+use crate::secret::SecretBytes;
+use crate::vault::engine::{ApiCall, list_call, read_call};
+use crate::vault::{EngineMount, Token, Vault};
+
+/// How many secrets of a tree's first directory are asked about.
+const SAMPLE: usize = 20;
+
+/// How many of a secret's fields a message names.
+const FIELDS: usize = 10;
+
+/// Asks about every path of a plan, in its order: sources, then trees.
+pub(super) async fn paths(vault: &impl Vault, plan: &MountPlan, sessions: &mut Sessions) -> Vec<PathCheck> {
+    let mut checks = BTreeMap::new();
+    for index in 0..plan.identities.len() {
+        let identity = IdentityId(index as u32);
+        let subjects = Subject::of_identity(plan, identity);
+        let Some(token) = sessions.token(identity) else {
+            let name = sessions.name(identity);
+            for subject in subjects {
+                let mut check = subject.blank(plan, &name);
+                check.problem("the identity can't log in");
+                checks.insert(subject.place(plan), check);
+            }
+            continue;
+        };
+        let mut located = Vec::new();
+        for subject in subjects {
+            located.push(Located::new(vault, &token, plan, subject, &sessions.name(identity)).await);
+        }
+        let calls =
+            located.iter().filter_map(|one| one.call.as_ref().map(|call| call.path.clone())).collect();
+        let minting = located.iter().any(Located::may_mint);
+        let capabilities = sessions.capabilities(vault, identity, calls, minting).await;
+        for mut one in located {
+            one.verdict(vault, &token, plan, capabilities.as_ref()).await;
+            checks.insert(one.subject.place(plan), one.check);
+        }
+    }
+    checks.into_values().collect()
+}
+
+/// Something that is read.
+#[derive(Clone, Copy)]
+pub(super) enum Subject<'a> {
+    Source { id: SourceId, spec: &'a SourceSpec },
+    Tree { index: usize, spec: &'a TreeSpec },
+}
+
+impl<'a> Subject<'a> {
+    /// All of a plan that an identity reads.
+    fn of_identity(plan: &'a MountPlan, identity: IdentityId) -> Vec<Subject<'a>> {
+        Subject::all(plan)
+            .filter(|subject| match subject {
+                Subject::Source { spec, .. } => spec.identity == identity,
+                Subject::Tree { spec, .. } => spec.identity == identity,
+            })
+            .collect()
+    }
+
+    /// All of a plan.
+    pub(super) fn all(plan: &'a MountPlan) -> impl Iterator<Item = Subject<'a>> {
+        let sources = plan.sources.iter().enumerate();
+        let trees = plan.trees.iter().enumerate();
+        sources
+            .map(|(index, spec)| Subject::Source { id: SourceId(index as u32), spec })
+            .chain(trees.map(|(index, spec)| Subject::Tree { index, spec }))
+    }
+
+    /// Who reads it.
+    pub(super) fn identity(&self) -> IdentityId {
+        match self {
+            Subject::Source { spec, .. } => spec.identity,
+            Subject::Tree { spec, .. } => spec.identity,
+        }
+    }
+
+    /// Nothing is known yet.
+    pub(super) fn blank(&self, plan: &MountPlan, identity: &str) -> PathCheck {
+        match self {
+            Subject::Source { id, spec } => {
+                PathCheck::new(spec.request.path.as_str(), identity, names_of_source(plan, *id))
+            }
+            Subject::Tree { spec, .. } => {
+                PathCheck::new(&format!("{}/", spec.prefix), identity, vec![format!("{}/", spec.name)])
+            }
+        }
+    }
+
+    /// Where it stands in the report.
+    fn place(&self, plan: &MountPlan) -> usize {
+        match self {
+            Subject::Source { id, .. } => id.0 as usize,
+            Subject::Tree { index, .. } => plan.sources.len() + index,
+        }
+    }
+}
+
+/// A subject, its engine and the call that it needs.
+struct Located<'a> {
+    subject: Subject<'a>,
+    mount: Option<EngineMount>,
+    /// `None`: it is known already that it can't work.
+    call: Option<ApiCall>,
+    check: PathCheck,
+}
+
+impl<'a> Located<'a> {
+    async fn new(
+        vault: &impl Vault,
+        token: &Token,
+        plan: &MountPlan,
+        subject: Subject<'a>,
+        identity: &str,
+    ) -> Located<'a> {
+        let mut check = subject.blank(plan, identity);
+        let (path, hint) = match subject {
+            Subject::Source { spec, .. } => (&spec.request.path, spec.request.engine),
+            Subject::Tree { spec, .. } => (&spec.prefix, spec.engine),
+        };
+        let mount = match vault.mount_of(token, path).await {
+            Ok(mount) => Some(mount),
+            Err(failure) => {
+                if !matches!(failure.fault, Fault::Denied | Fault::NotFound) {
+                    check.fail(failure);
+                    return Located { subject, mount: None, call: None, check };
+                }
+                None
+            }
+        };
+        check.engine = mount.as_ref().map(engine_name);
+        if let Some(trouble) = mount.as_ref().and_then(|mount| contradiction(mount, hint, subject)) {
+            check.problem(trouble);
+            return Located { subject, mount, call: None, check };
+        }
+        let call = match subject {
+            Subject::Source { spec, .. } => read_call(mount.as_ref(), &spec.request),
+            Subject::Tree { spec, .. } => Ok(list_call(mount.as_ref(), &spec.prefix)),
+        };
+        let call = match call {
+            Ok(call) => Some(call),
+            Err(failure) => {
+                check.fail(failure);
+                None
+            }
+        };
+        check.needs = call.iter().map(policy_line).collect();
+        Located { subject, mount, call, check }
+    }
+
+    /// Whether reading it might make a credential.
+    fn may_mint(&self) -> bool {
+        match self.subject {
+            Subject::Source { spec, .. } => !self.is_kv(spec.request.engine),
+            Subject::Tree { .. } => false,
+        }
+    }
+
+    /// Whether it is KV for certain.
+    fn is_kv(&self, hint: EngineHint) -> bool {
+        match hint {
+            EngineHint::Kv1 | EngineHint::Kv2 => true,
+            EngineHint::Other => false,
+            EngineHint::Auto => self.mount.as_ref().is_some_and(EngineMount::is_kv),
+        }
+    }
+
+    async fn verdict(
+        &mut self,
+        vault: &impl Vault,
+        token: &Token,
+        plan: &MountPlan,
+        capabilities: Option<&Capabilities>,
+    ) {
+        let Some(call) = self.call.clone() else { return };
+        let allowed = capabilities.and_then(|capabilities| allows(capabilities, &call));
+        if allowed == Some(false) {
+            self.deny(&call);
+            return;
+        }
+        self.check.readable = if allowed == Some(true) { Readable::Yes } else { Readable::Unknown };
+        match self.subject {
+            Subject::Source { id, spec } if self.is_kv(spec.request.engine) => {
+                self.read(vault, token, plan, id, &spec.request).await;
+            }
+            Subject::Source { .. } => {}
+            Subject::Tree { spec, .. } => self.list(vault, token, spec).await,
+        }
+    }
+
+    fn deny(&mut self, call: &ApiCall) {
+        let line = policy_line(call);
+        let mut trouble = format!("the policy does not allow it: add {line}");
+        if self.mount.is_none() {
+            trouble.push_str(", or, on KV v2, the same with `data/` after the mount");
+        }
+        self.check.problem(trouble);
+    }
+
+    /// Reads a KV secret and renders its files, so that a missing field is found.
+    async fn read(
+        &mut self,
+        vault: &impl Vault,
+        token: &Token,
+        plan: &MountPlan,
+        id: SourceId,
+        request: &ReadRequest,
+    ) {
+        let secret = match vault.read(token, request).await {
+            Ok(secret) => secret,
+            Err(failure) if failure.fault == Fault::NotFound => {
+                let reason = failure.reason;
+                self.check.problem(format!("{reason}: write it, or correct the path"));
+                return;
+            }
+            Err(failure) => return self.check.fail(failure),
+        };
+        self.check.readable = Readable::Yes;
+        for FilePlan { spec, format } in plan.files.iter().filter(|file| file.spec.source == id) {
+            if let Err(error) = render::file(&secret.data, format) {
+                let known = fields_for(&error, &secret.data);
+                self.check.problem(format!("{}: {error}{known}", spec.name));
+            }
+        }
+        if plan.field_dirs.iter().any(|dir| dir.source == id)
+            && let Err(error) = render::fields(&secret.data)
+        {
+            self.check.problem(error.to_string());
+        }
+    }
+
+    /// Lists a prefix and asks whether what lies there may be read.
+    async fn list(&mut self, vault: &impl Vault, token: &Token, spec: &TreeSpec) {
+        let names = match vault.list(token, &spec.prefix).await {
+            Ok(names) => names,
+            Err(failure) => return self.check.fail(failure),
+        };
+        self.check.readable = Readable::Yes;
+        if names.is_empty() {
+            self.check
+                .warnings
+                .push("nothing is there yet, or the path is not the one that is meant".to_owned());
+            return;
+        }
+        let prefix =
+            self.mount.as_ref().map_or_else(|| spec.prefix.clone(), |one| one.canonical(&spec.prefix));
+        let call = |name: &String| {
+            let path = prefix.join(name).ok()?;
+            let request = ReadRequest { path, params: None, version: None, engine: spec.engine };
+            read_call(self.mount.as_ref(), &request).ok()
+        };
+        let secrets = names.iter().filter(|name| !name.ends_with('/'));
+        let calls: Vec<ApiCall> = secrets.filter_map(call).take(SAMPLE).collect();
+        let Some(first) = calls.first() else { return };
+        let asked: Vec<String> = calls.iter().map(|call| call.path.clone()).collect();
+        let Ok(capabilities) = vault.capabilities(token, &asked).await else { return };
+        let denied = calls.iter().filter(|call| allows(&capabilities, call) == Some(false)).count();
+        if denied == 0 {
+            return;
+        }
+        let folder = first.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let line = policy_line(&ApiCall { path: format!("{folder}/*"), capability: first.capability });
+        self.check.needs.push(line.clone());
+        self.check
+            .problem(format!("{denied} of the first {} secrets may not be read: add {line}", calls.len()));
+    }
+}
+
+impl PathCheck {
+    fn fail(&mut self, failure: Failure) {
+        self.outage |= is_outage(failure.fault);
+        self.problem(failure.reason);
+    }
+}
+
+/// The engine as a table names it.
+fn engine_name(mount: &EngineMount) -> String {
+    match mount.kv_version {
+        Some(version) => format!("{} v{version}", mount.kind),
+        None => mount.kind.clone(),
+    }
+}
+
+/// What is wrong if the configuration says one thing of an engine and Vault another.
+fn contradiction(mount: &EngineMount, hint: EngineHint, subject: Subject<'_>) -> Option<String> {
+    let found = engine_name(mount);
+    let right = match hint {
+        EngineHint::Auto => match subject {
+            Subject::Source { .. } => true,
+            Subject::Tree { .. } if mount.is_kv() => true,
+            Subject::Tree { .. } => {
+                return Some(format!(
+                    "{}/ is of type {found}: a tree needs KV; write a file or a dir",
+                    mount.path
+                ));
+            }
+        },
+        EngineHint::Kv1 => mount.is_kv() && !mount.is_kv2(),
+        EngineHint::Kv2 => mount.is_kv2(),
+        EngineHint::Other => !mount.is_kv(),
+    };
+    (!right).then(|| format!("{}/ is of type {found}: correct `engine`, or leave it out", mount.path))
+}
+
+/// The fields that a secret does have, if one is missing.
+fn fields_for(error: &RenderError, values: &SecretBytes) -> String {
+    let RenderError::NoSuchField { .. } = error else { return String::new() };
+    let Ok(fields) = render::fields(values) else { return String::new() };
+    let mut names: Vec<String> = fields.iter().map(|(name, _)| format!("{name:?}")).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    if names.len() > FIELDS {
+        names.truncate(FIELDS);
+        names.push("…".to_owned());
+    }
+    format!(": it has {}", names.join(", "))
+}

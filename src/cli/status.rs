@@ -1,0 +1,182 @@
+//! `leasefs status`: how a mount stands.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::daemon_of;
+use crate::cli::exit::{CommandError, Exit};
+use crate::cli::output::{bytes, clean, print, print_json, span, table};
+use crate::control::protocol::{FileReport, IdentityReport, Instant, LeaseReport, StatusReport};
+
+/// Shows how a mount stands.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  leasefs status                    of the only mount there is
+  leasefs status /run/leasefs/agent
+  leasefs status agent --json       everything, with whole lease ids and instants as RFC 3339")]
+pub struct StatusArgs {
+    /// The mount point, or the NAME of /run/leasefs/NAME; may be left out if there is only one
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mount_point: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Asks and prints.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
+    let report = daemon_of::connect(args.mount_point.as_deref())?.status()?;
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&text(report))?
+    }
+    Ok(Exit::Ok)
+}
+
+fn text(report: StatusReport) -> String {
+    let StatusReport { mount_point, config, pid, version, started, .. } = &report;
+    let heading = format!("{mount_point}: {config}, leasefs {version}, process {pid}, since {started}");
+    let health = match report.vault.down_for_seconds {
+        None => "answers".to_owned(),
+        Some(seconds) => format!("has not answered for {}", span(seconds)),
+    };
+    let mut lines = vec![
+        format!("Vault at {} {health}", report.vault.addresses.join(", ")),
+        format!("{} of secrets and lists are kept", bytes(report.memory)),
+    ];
+    lines.extend(report.losses.iter().map(|loss| format!("lacking here: {loss}")));
+    let lines: String = lines.iter().map(|line| clean(line) + "\n").collect();
+    let mut blocks = vec![clean(&heading) + "\n", files(report.files), identities(report.identities), lines];
+    if !report.unrevoked.is_empty() {
+        blocks.push("leases that live on in Vault:\n".to_owned() + &leases(report.unrevoked));
+    }
+    blocks.retain(|block| !block.is_empty());
+    blocks.join("\n")
+}
+
+fn files(files: Vec<FileReport>) -> String {
+    let header = ["NAME", "STATE", "SIZE", "VERSION", "EXPIRES", "READERS", "LEASE", "ERROR"];
+    let row = |file: FileReport| {
+        let state = if file.vanished { "vanished".to_owned() } else { file.state };
+        let lease = file.lease.as_deref().map(short).unwrap_or_default();
+        let (size, version) = (number(file.size), number(file.version));
+        let error = file.error.unwrap_or_default();
+        [file.name, state, size, version, ends(file.expires), file.readers.to_string(), lease, error]
+    };
+    table(header, files.into_iter().map(row).collect())
+}
+
+fn identities(identities: Vec<IdentityReport>) -> String {
+    let row = |identity: IdentityReport| {
+        let token = match (identity.logged_in, identity.expires) {
+            (false, _) => "none".to_owned(),
+            (true, None) => "without an end".to_owned(),
+            (true, Some(end)) => format!("ends in {}", span(end.in_seconds)),
+        };
+        [identity.name, token, identity.error.unwrap_or_default()]
+    };
+    table(["IDENTITY", "TOKEN", "ERROR"], identities.into_iter().map(row).collect())
+}
+
+/// Leases that live on, with their whole ids: an operator has to revoke them.
+pub(super) fn leases(leases: Vec<LeaseReport>) -> String {
+    let row = |one: LeaseReport| [one.lease, span(one.expires.in_seconds), one.reason];
+    table(["LEASE", "ENDS IN", "WHY"], leases.into_iter().map(row).collect())
+}
+
+fn ends(expires: Option<Instant>) -> String {
+    expires.map(|end| span(end.in_seconds)).unwrap_or_default()
+}
+
+fn number(number: Option<u64>) -> String {
+    number.map(|number| number.to_string()).unwrap_or_default()
+}
+
+/// The last part of a lease id, as much as tells it from its neighbours.
+fn short(lease: &str) -> String {
+    let last = lease.rsplit('/').next().unwrap_or(lease);
+    let start: String = last.chars().take(8).collect();
+    if start.len() == lease.len() { start } else { format!("…{start}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::protocol::VaultReport;
+
+    fn report() -> StatusReport {
+        let end = |in_seconds| Instant { in_seconds, at: "2026-01-02T03:05:05Z".to_owned() };
+        StatusReport {
+            mount_point: "/run/leasefs/agent".to_owned(),
+            config: "/etc/leasefs/agent.toml".to_owned(),
+            pid: 7,
+            version: "0.1.0".to_owned(),
+            started: "2026-01-02T03:04:05Z".to_owned(),
+            vault: VaultReport { addresses: vec!["https://a:8200".to_owned()], down_for_seconds: Some(61) },
+            identities: vec![IdentityReport {
+                name: "default".to_owned(),
+                logged_in: true,
+                expires: Some(end(3600)),
+                error: None,
+            }],
+            files: vec![FileReport {
+                name: "db/password".to_owned(),
+                state: "live".to_owned(),
+                path: "database/creds/a".to_owned(),
+                identity: "default".to_owned(),
+                size: Some(20),
+                version: None,
+                issued: None,
+                expires: Some(end(60)),
+                lease: Some("database/creds/a/0123456789abcdef".to_owned()),
+                readers: 2,
+                error: Some("it\u{1b}[31m broke".to_owned()),
+                vanished: false,
+            }],
+            memory: 4096,
+            unrevoked: vec![LeaseReport {
+                lease: "database/creds/a/old".to_owned(),
+                path: "database/creds/a".to_owned(),
+                expires: end(30),
+                reason: "denied".to_owned(),
+            }],
+            losses: vec!["mmap of files (Linux 6.6)".to_owned()],
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_an_operator_asks_for() {
+        assert_eq!(
+            text(report()),
+            "\
+/run/leasefs/agent: /etc/leasefs/agent.toml, leasefs 0.1.0, process 7, since 2026-01-02T03:04:05Z
+
+NAME         STATE  SIZE  VERSION  EXPIRES  READERS  LEASE      ERROR
+db/password  live   20             1m       2        …01234567  it [31m broke
+
+IDENTITY  TOKEN       ERROR
+default   ends in 1h
+
+Vault at https://a:8200 has not answered for 1m 1s
+4 KiB of secrets and lists are kept
+lacking here: mmap of files (Linux 6.6)
+
+leases that live on in Vault:
+LEASE                 ENDS IN  WHY
+database/creds/a/old  30s      denied
+"
+        );
+    }
+
+    #[test]
+    fn a_lease_is_shortened_to_what_tells_it_apart() {
+        assert_eq!(short("database/creds/a/0123456789"), "…01234567");
+        assert_eq!(short("abc"), "abc");
+    }
+}
