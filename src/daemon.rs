@@ -122,6 +122,9 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         .build()
         .map_err(system("no runtime could be made"))?;
     runtime.block_on(async {
+        // Before there is a mount: a signal must never end the process without taking the mount away.
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
         let listener = control::listen(point.path())?;
         let (service, inbox) = Service::new(engine, SystemClock);
         let wiring = Arc::new(Wiring::default());
@@ -147,8 +150,6 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let answering = tokio::spawn(listener.serve(handler));
         tracing::info!(mount_point = %mounted.path().display(), "mounted");
         notify_systemd(sd_notify::NotifyState::Ready);
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
         let end = tokio::select! {
             _ = terminate.recv() => { tracing::info!("stopping: SIGTERM"); None }
             _ = interrupt.recv() => { tracing::info!("stopping: SIGINT"); None }
