@@ -448,11 +448,16 @@ impl<B: Body> Source<B> {
         }
     }
 
+    /// Whether a program has it open, on either generation.
+    pub fn is_open(&self) -> bool {
+        [&self.current, &self.previous].into_iter().flatten().any(|one| !one.handles.is_empty())
+    }
+
     /// Whether a program uses it: it is open, or was lately, or is to be kept in any case.
     pub fn in_use(&self, now: BootTime) -> bool {
         let idle_timeout = self.spec.policy.idle_timeout.unwrap_or(self.lease_duration.saturating_mul(2));
         self.spec.policy.renew == Renew::Always
-            || [&self.current, &self.previous].into_iter().flatten().any(|one| !one.handles.is_empty())
+            || self.is_open()
             || self.last_open.is_some_and(|last| now < last + idle_timeout)
     }
 

@@ -308,15 +308,19 @@ impl<B: Body> Engine<B> {
 
     /// A new generation for all files of the source, in one step.
     fn publish(&mut self, at: Moment, id: SourceId, generation: Generation<B>, fx: &mut Effects) {
-        if let Some(older) = self.sources.get(&id).and_then(|source| source.previous.as_ref()) {
-            self.end_generation(at, id, older.id, End::Replaced, fx);
-        }
-        let replaced = self.sources.get(&id).and_then(|source| source.current.as_ref());
-        if let Some(replaced) = replaced {
-            let (which, over) = (replaced.id, at.now >= self.end_of(replaced));
-            if over || replaced.handles.is_empty() {
-                self.end_generation(at, id, which, if over { End::Lapsed } else { End::Replaced }, fx);
+        // What nobody has open goes; of two that are open, the older one.
+        let source = self.sources.get(&id);
+        let older = source.and_then(|source| source.previous.as_ref()).map(|one| one.id);
+        let replaced = source.and_then(|source| source.current.as_ref());
+        match replaced.map(|one| (one.id, at.now >= self.end_of(one), one.handles.is_empty())) {
+            Some((which, true, _)) => self.end_generation(at, id, which, End::Lapsed, fx),
+            Some((which, false, true)) => self.end_generation(at, id, which, End::Replaced, fx),
+            Some((_, false, false)) => {
+                if let Some(older) = older {
+                    self.end_generation(at, id, older, End::Replaced, fx);
+                }
             }
+            None => {}
         }
         let end = self.end_of(&generation);
         let lease = generation.lease().map(|lease| lease.id.clone());
@@ -324,11 +328,11 @@ impl<B: Body> Engine<B> {
         // Ending the last generation of a source that a tree brought in may have dropped it: its
         // waiters keep it, so it is there.
         let Some(source) = self.sources.get_mut(&id) else { return };
-        source.previous = source.current.take();
-        if let Some(previous) = &mut source.previous
-            && previous.is_kv()
-        {
-            previous.end = previous.end.min(at.now + source.spec.policy.grace);
+        if let Some(mut replaced) = source.current.take() {
+            if replaced.is_kv() {
+                replaced.end = replaced.end.min(at.now + source.spec.policy.grace);
+            }
+            source.previous = Some(replaced);
         }
         source.current = Some(generation);
         for ino in &source.nodes {

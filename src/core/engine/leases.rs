@@ -82,7 +82,7 @@ impl<B: Body> Engine<B> {
         let replaceable = source.fetch == Fetch::Idle && !self.stopping;
         match &current.validity {
             Validity::Kv { fresh_until, .. } => {
-                (replaceable && !current.handles.is_empty()).then(|| (*fresh_until).max(source.not_before))
+                (replaceable && source.is_open()).then(|| (*fresh_until).max(source.not_before))
             }
             Validity::Fixed { replace } => {
                 (replaceable && source.in_use(now) && source.spec.policy.renew != Renew::Never)
