@@ -61,6 +61,10 @@ pub trait Kernel: Send + 'static {
     fn invalidate_name(&self, parent: Ino, name: String);
     /// The cached listing of a directory.
     fn invalidate_listing(&self, ino: Ino);
+    /// Does this once the kernel has forgotten all that it was told to forget before; must not block.
+    fn afterwards(&self, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
 }
 
 /// Names for log lines.
@@ -145,6 +149,16 @@ impl<C> Clone for Service<C> {
     fn clone(&self) -> Service<C> {
         Service { shared: Arc::clone(&self.shared) }
     }
+}
+
+/// When a caller is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// At once.
+    AtOnce,
+    /// After the kernel was told to forget: it drops attributes that come in an answer which it takes up
+    /// after a notice about the same file.
+    AfterNotices,
 }
 
 /// What is to be handed to [`Driver::new`].
@@ -292,7 +306,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 let effects = self.service.engine().give_up(at, ticket);
                 self.carry_out(effects);
                 // The engine did not know the ticket: it has answered already, or never will.
-                self.answer(ticket, Err(FsError::TimedOut));
+                self.answer(ticket, Err(FsError::TimedOut), Order::AtOnce);
             }
         }
     }
@@ -353,17 +367,24 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
     }
 
     fn carry_out(&mut self, effects: Effects) {
+        let forgets = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Invalidate(_) | Effect::InvalidateName { .. } | Effect::InvalidateListing(_)
+            )
+        };
+        let order = if effects.list.iter().any(forgets) { Order::AfterNotices } else { Order::AtOnce };
         for effect in effects.list {
-            self.do_one(effect);
+            self.do_one(effect, order);
         }
         self.next_wake = self.service.engine().next_wake();
     }
 
-    fn do_one(&mut self, effect: Effect) {
+    fn do_one(&mut self, effect: Effect, order: Order) {
         match effect {
             Effect::Answer { ticket, answer } => {
                 if self.waiting.contains_key(&ticket) {
-                    self.answer(ticket, answer);
+                    self.answer(ticket, answer, order);
                 } else {
                     self.early.insert(ticket, answer);
                 }
@@ -403,10 +424,13 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         self.tokens.get(&with).cloned()
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Result<Answer, FsError>) {
+    fn answer(&mut self, ticket: Ticket, answer: Result<Answer, FsError>, order: Order) {
         if let Some((deadline, reply)) = self.waiting.remove(&ticket) {
             self.deadlines.remove(&(deadline, ticket));
-            reply.answer(answer);
+            match order {
+                Order::AtOnce => reply.answer(answer),
+                Order::AfterNotices => self.kernel.afterwards(Box::new(move || reply.answer(answer))),
+            }
         }
     }
 

@@ -154,6 +154,10 @@ impl Kernel for Notices {
     fn invalidate_listing(&self, ino: Ino) {
         self.send(Notice::Directory(ino));
     }
+
+    fn afterwards(&self, work: Box<dyn FnOnce() + Send>) {
+        self.then(work);
+    }
 }
 
 impl<C: Clock> Filesystem for Adapter<C> {

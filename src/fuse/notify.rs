@@ -35,6 +35,12 @@ pub enum Notice {
     Directory(Ino),
 }
 
+/// What the thread is to do.
+enum Item {
+    Notice(Notice),
+    Then(Box<dyn FnOnce() + Send>),
+}
+
 /// How many notices were sent since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoticeCounts {
@@ -47,7 +53,7 @@ pub struct NoticeCounts {
 /// Where to hand in notices. Cheap to clone; the thread ends when all clones are dropped.
 #[derive(Clone)]
 pub struct Notices {
-    queue: Sender<Notice>,
+    queue: Sender<Item>,
     kernel: Arc<Counted<Notifier>>,
 }
 
@@ -71,7 +77,12 @@ impl Notices {
     /// Queues a notice and returns at once; fine in any handler and under any lock.
     pub fn send(&self, notice: Notice) {
         // The thread only ends with the last sender, so this can't fail but by a panic over there.
-        let _ = self.queue.send(notice);
+        let _ = self.queue.send(Item::Notice(notice));
+    }
+
+    /// Queues work to be done once all notices before it were taken; it must not block.
+    pub fn then(&self, work: Box<dyn FnOnce() + Send>) {
+        let _ = self.queue.send(Item::Then(work));
     }
 
     /// Makes the kernel forget a file's attributes before this returns. Only for a handler of OPEN that
@@ -123,10 +134,15 @@ impl<K: Kernel> Counted<K> {
         Counted { kernel, taken: AtomicU64::new(0), refused: AtomicU64::new(0) }
     }
 
-    fn carry_out(&self, notices: &Receiver<Notice>) {
-        for notice in notices {
-            if let Err(error) = self.notify(&notice) {
-                tracing::warn!(?notice, %error, "the kernel refused to forget");
+    fn carry_out(&self, items: &Receiver<Item>) {
+        for item in items {
+            match item {
+                Item::Notice(notice) => {
+                    if let Err(error) = self.notify(&notice) {
+                        tracing::warn!(?notice, %error, "the kernel refused to forget");
+                    }
+                }
+                Item::Then(work) => work(),
             }
         }
     }
@@ -174,7 +190,7 @@ mod tests {
             Notice::Entry { parent: Ino(1), name: "db".to_owned() },
             Notice::Directory(Ino(1)),
         ] {
-            queue.send(notice).unwrap();
+            queue.send(Item::Notice(notice)).unwrap();
         }
         drop(queue);
         let kernel = Counted::new(Scribe(Mutex::default()));

@@ -328,6 +328,7 @@ impl<B: Body> Engine<B> {
         // Ending the last generation of a source that a tree brought in may have dropped it: its
         // waiters keep it, so it is there.
         let Some(source) = self.sources.get_mut(&id) else { return };
+        let is_replaced = source.current.is_some();
         if let Some(mut replaced) = source.current.take() {
             if replaced.is_kv() {
                 replaced.end = replaced.end.min(at.now + source.spec.policy.grace);
@@ -338,7 +339,11 @@ impl<B: Body> Engine<B> {
         for ino in &source.nodes {
             self.vanished.remove(ino);
         }
-        self.invalidate(id, fx);
+        if is_replaced {
+            self.invalidate(id, fx);
+        } else {
+            self.invalidate_sizes(at.now, id, fx);
+        }
         fx.push(Effect::Report(Report::Published { source: id, lease, end }));
     }
 

@@ -314,6 +314,17 @@ impl<B: Body> Engine<B> {
         }
     }
 
+    /// The kernel forgets the sizes that it believes of the files of a source. Of a source that had
+    /// nothing to show it holds nothing else, and what it does not hold must not be taken from it: the
+    /// answer that brings it the true size may be on its way, and the kernel would drop that.
+    fn invalidate_sizes(&self, now: BootTime, id: SourceId, fx: &mut Effects) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let believed = |ino: &Ino| {
+            self.tree.slot(*ino).and_then(|slot| slot.told).is_some_and(|told| now < told.until)
+        };
+        fx.list.extend(source.nodes.iter().copied().filter(believed).map(Effect::Invalidate));
+    }
+
     /// The names of a source go, where the configuration wants that.
     fn vanish(&mut self, id: SourceId, fx: &mut Effects) {
         let Some(source) = self.sources.get(&id) else { return };
