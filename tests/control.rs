@@ -1,6 +1,11 @@
 //! The control socket of a mount without a kernel: engine, driver and a scripted Vault behind a real Unix
 //! socket.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may panic and read the clock")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic and read the clock"
+)]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;

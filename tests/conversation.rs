@@ -1,6 +1,11 @@
 //! Engine and driver in conversation with a scripted Vault, under paused time: days of lease life and whole
 //! outages in milliseconds.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may panic and read the clock")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic and read the clock"
+)]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::exit::CommandError;
 use crate::cli::mount::{MOUNT_POINTS, plain_name};
-use crate::control::{AskError, Client};
+use crate::control::{AskError, Client, ControlDirectory};
 use crate::fuse::mount_point::{MountError, MountPoint};
+use crate::fuse::mountinfo;
+use crate::fuse::session::FILE_SYSTEM_TYPE;
+use crate::sys;
 
 /// Connects to the daemon of a mount: of the directory that was named, or of `/run/leasefs/NAME`; without
 /// a name to the only one there is.
@@ -16,12 +19,30 @@ pub(super) fn connect(typed: Option<&Path>) -> Result<Client, CommandError> {
     let Some(typed) = typed else { return Ok(Client::connect(None)?) };
     let mut first = None;
     for mount_point in mount_points(typed)? {
-        match Client::connect(Some(&mount_point)) {
+        let answer = match other_owner(&mount_point) {
+            Some(uid) => Client::connect_in(&[ControlDirectory::of_user(uid)], Some(&mount_point)),
+            None => Client::connect(Some(&mount_point)),
+        };
+        match answer {
             Err(error @ AskError::NotServed { .. }) => first = first.or(Some(error)),
             result => return Ok(result?),
         }
     }
     Err(first.unwrap_or(AskError::NotServed { mount_point: typed.to_owned() }).into())
+}
+
+/// For root: the user whom a mount belongs to, as the kernel says, if that is another one.
+fn other_owner(mount_point: &Path) -> Option<u32> {
+    let mounts = mountinfo::mounts().ok()?;
+    let owner = mountinfo::topmost(&mounts, mount_point)
+        .filter(|entry| entry.kind == FILE_SYSTEM_TYPE)
+        .and_then(|entry| owner_in(&entry.file_system_options))?;
+    (sys::effective_ids().0 == 0 && owner != 0).then_some(owner)
+}
+
+/// The `user_id` of a FUSE file system.
+fn owner_in(options: &str) -> Option<u32> {
+    options.split(',').find_map(|option| option.strip_prefix("user_id="))?.parse().ok()
 }
 
 /// The mount points that may be meant, the likeliest first.
@@ -39,4 +60,23 @@ pub(super) fn mount_points(typed: &Path) -> Result<Vec<PathBuf>, CommandError> {
         found.push(Path::new(MOUNT_POINTS).join(name));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_mount_stands_in_its_options() {
+        assert_eq!(owner_in("ro,user_id=1000,group_id=7,default_permissions"), Some(1000));
+        assert_eq!(owner_in("ro,group_id=7"), None);
+    }
+
+    #[test]
+    fn a_plain_name_may_be_a_directory_here_or_the_name_of_a_mount() {
+        let here = std::env::current_dir().unwrap();
+        let found = mount_points(Path::new("no-such-name")).unwrap();
+        assert_eq!(found, [here.join("no-such-name"), PathBuf::from("/run/leasefs/no-such-name")]);
+        assert_eq!(mount_points(Path::new("/no/such/name")).unwrap(), [PathBuf::from("/no/such/name")]);
+    }
 }

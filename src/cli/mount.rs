@@ -46,7 +46,7 @@ const WITHOUT_EFFECT: [&str; 23] = [
 #[command(after_help = "\
 Examples:
   leasefs mount ./agent.toml /mnt/agent
-  leasefs mount agent                     the same as: leasefs mount /etc/leasefs/agent.toml /run/leasefs/agent
+  leasefs mount agent          /etc/leasefs/agent.toml on /run/leasefs/agent
 
 SIGTERM, SIGINT and \"leasefs unmount\" revoke every lease, take the mount away and end it.")]
 pub struct MountArgs {

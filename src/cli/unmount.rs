@@ -72,7 +72,10 @@ fn detach_dead(typed: &Path, not_served: AskError) -> Result<Exit, CommandError>
             errno: error.raw_os_error().unwrap_or_default(),
         })?;
         let shown = mount_point.display().to_string();
-        print(&format!("no daemon served {}, so it was detached; leases it had live on\n", clean(&shown)))?;
+        print(&format!(
+            "no daemon answered for {}, so it was detached; leases it had may live on\n",
+            clean(&shown)
+        ))?;
         return Ok(Exit::Ok);
     }
     Err(not_served.into())

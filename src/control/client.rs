@@ -77,7 +77,7 @@ impl Client {
     /// [`AskError::NotServed`], [`AskError::NoMount`], [`AskError::SeveralMounts`],
     /// [`AskError::NotAllowed`], [`AskError::Broken`].
     pub fn connect(mount_point: Option<&Path>) -> Result<Client, AskError> {
-        Client::connect_in(&ControlDirectory::all(), mount_point)
+        Client::connect_in(&ControlDirectory::usual(), mount_point)
     }
 
     /// As [`Client::connect`], with the sockets in these directories.

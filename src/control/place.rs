@@ -55,21 +55,22 @@ impl ControlDirectory {
         ControlDirectory(path.into())
     }
 
-    /// All that this user might ask in: their own first, then root's; for root those of all who are logged
-    /// in.
-    pub(super) fn all() -> Vec<ControlDirectory> {
-        let mut all: Vec<ControlDirectory> = ControlDirectory::own().into_iter().collect();
-        let others: Vec<PathBuf> = match sys::effective_ids() {
-            (0, _) => {
-                let users = fs::read_dir("/run/user").into_iter().flatten().flatten();
-                let mut users: Vec<PathBuf> = users.map(|user| user.path().join(NAME)).collect();
-                users.sort();
-                users
-            }
-            _ => vec![PathBuf::from(ROOTS)],
-        };
-        all.extend(others.into_iter().map(ControlDirectory));
-        all
+    /// That of another user, as systemd lays it out (`$XDG_RUNTIME_DIR`, pam_systemd(8)).
+    pub fn of_user(uid: u32) -> ControlDirectory {
+        match uid {
+            0 => ControlDirectory::at(ROOTS),
+            _ => ControlDirectory(Path::new("/run/user").join(uid.to_string()).join(NAME)),
+        }
+    }
+
+    /// Where a user looks who says no more: in their own, then in root's. Never in that of another user,
+    /// who could pretend to serve any mount.
+    pub(super) fn usual() -> Vec<ControlDirectory> {
+        let mut usual: Vec<ControlDirectory> = ControlDirectory::own().into_iter().collect();
+        if usual.iter().all(|own| own.0 != Path::new(ROOTS)) {
+            usual.push(ControlDirectory::at(ROOTS));
+        }
+        usual
     }
 
     /// Where it is.
@@ -225,6 +226,14 @@ mod tests {
         for name in ["a b", "\\x", "\\xzz", "hash=0123456789abcdef", "\\x61", "", "a/b"] {
             assert_eq!(unescape(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn nobody_is_sent_to_the_directory_of_another_user_unasked() {
+        assert_eq!(ControlDirectory::of_user(0), ControlDirectory::at(ROOTS));
+        assert_eq!(ControlDirectory::of_user(1000), ControlDirectory::at("/run/user/1000/leasefs-control"));
+        assert!(ControlDirectory::usual().contains(&ControlDirectory::at(ROOTS)));
+        assert!(ControlDirectory::usual().len() <= 2);
     }
 
     #[test]

@@ -138,12 +138,6 @@ fn warnings(info: &TokenInfo) -> Vec<String> {
     if info.policies.iter().any(|policy| policy == "root") {
         warnings.push("its policy is root: give leasefs a token that may read these paths alone".to_owned());
     }
-    if info.num_uses > 0 {
-        warnings.push(format!(
-            "its token may be used {} more times, and each request is a use: make one without num_uses",
-            info.num_uses
-        ));
-    }
     if info.batch {
         warnings.push(
             "its token is a batch token: it can't be renewed or revoked, and its leases end with it"

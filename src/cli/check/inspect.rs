@@ -31,7 +31,7 @@ pub(super) async fn paths(vault: &impl Vault, plan: &MountPlan, sessions: &mut S
             let name = sessions.name(identity);
             for subject in subjects {
                 let mut check = subject.blank(plan, &name);
-                check.problem("the identity can't log in");
+                check.unreadable("the identity can't log in");
                 checks.insert(subject.place(plan), check);
             }
             continue;
@@ -142,7 +142,7 @@ impl<'a> Located<'a> {
         };
         check.engine = mount.as_ref().map(engine_name);
         if let Some(trouble) = mount.as_ref().and_then(|mount| contradiction(mount, hint, subject)) {
-            check.problem(trouble);
+            check.unreadable(trouble);
             return Located { subject, mount, call: None, check };
         }
         let call = match subject {
@@ -156,7 +156,10 @@ impl<'a> Located<'a> {
                 None
             }
         };
-        check.needs = call.iter().map(policy_line).collect();
+        check.needs = match subject {
+            Subject::Source { .. } => call.iter().map(policy_line).collect(),
+            Subject::Tree { spec, .. } => tree_needs(mount.as_ref(), spec),
+        };
         Located { subject, mount, call, check }
     }
 
@@ -201,12 +204,12 @@ impl<'a> Located<'a> {
     }
 
     fn deny(&mut self, call: &ApiCall) {
-        let line = policy_line(call);
-        let mut trouble = format!("the policy does not allow it: add {line}");
+        let lines = self.check.needs.join(" and ");
+        let mut trouble = format!("the policy does not allow {}: add {lines}", call.capability.as_str());
         if self.mount.is_none() {
             trouble.push_str(", or, on KV v2, the same with `data/` after the mount");
         }
-        self.check.problem(trouble);
+        self.check.unreadable(trouble);
     }
 
     /// Reads a KV secret and renders its files, so that a missing field is found.
@@ -222,7 +225,7 @@ impl<'a> Located<'a> {
             Ok(secret) => secret,
             Err(failure) if failure.fault == Fault::NotFound => {
                 let reason = failure.reason;
-                self.check.problem(format!("{reason}: write it, or correct the path"));
+                self.check.unreadable(format!("{reason}: write it, or correct the path"));
                 return;
             }
             Err(failure) => return self.check.fail(failure),
@@ -231,13 +234,13 @@ impl<'a> Located<'a> {
         for FilePlan { spec, format } in plan.files.iter().filter(|file| file.spec.source == id) {
             if let Err(error) = render::file(&secret.data, format) {
                 let known = fields_for(&error, &secret.data);
-                self.check.problem(format!("{}: {error}{known}", spec.name));
+                self.check.flaw(format!("{}: {error}{known}", spec.name));
             }
         }
         if plan.field_dirs.iter().any(|dir| dir.source == id)
             && let Err(error) = render::fields(&secret.data)
         {
-            self.check.problem(error.to_string());
+            self.check.flaw(error.to_string());
         }
     }
 
@@ -254,35 +257,41 @@ impl<'a> Located<'a> {
                 .push("nothing is there yet, or the path is not the one that is meant".to_owned());
             return;
         }
-        let prefix =
-            self.mount.as_ref().map_or_else(|| spec.prefix.clone(), |one| one.canonical(&spec.prefix));
-        let call = |name: &String| {
-            let path = prefix.join(name).ok()?;
-            let request = ReadRequest { path, params: None, version: None, engine: spec.engine };
-            read_call(self.mount.as_ref(), &request).ok()
-        };
         let secrets = names.iter().filter(|name| !name.ends_with('/'));
+        let call = |name: &String| entry_call(self.mount.as_ref(), spec, name);
         let calls: Vec<ApiCall> = secrets.filter_map(call).take(SAMPLE).collect();
-        let Some(first) = calls.first() else { return };
         let asked: Vec<String> = calls.iter().map(|call| call.path.clone()).collect();
         let Ok(capabilities) = vault.capabilities(token, &asked).await else { return };
         let denied = calls.iter().filter(|call| allows(&capabilities, call) == Some(false)).count();
         if denied == 0 {
             return;
         }
-        let folder = first.path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let line = policy_line(&ApiCall { path: format!("{folder}/*"), capability: first.capability });
-        self.check.needs.push(line.clone());
-        self.check
-            .problem(format!("{denied} of the first {} secrets may not be read: add {line}", calls.len()));
+        let lines = self.check.needs.join(" and ");
+        let trouble = format!("{denied} of the first {} secrets may not be read: add {lines}", calls.len());
+        self.check.flaw(trouble);
     }
 }
 
 impl PathCheck {
     fn fail(&mut self, failure: Failure) {
         self.outage |= is_outage(failure.fault);
-        self.problem(failure.reason);
+        self.unreadable(failure.reason);
     }
+}
+
+/// The policy lines that show a whole tree: to list it, and to read what is listed.
+fn tree_needs(mount: Option<&EngineMount>, spec: &TreeSpec) -> Vec<String> {
+    let ApiCall { path, capability } = list_call(mount, &spec.prefix);
+    let list = ApiCall { path: format!("{path}*"), capability };
+    [Some(list), entry_call(mount, spec, "*")].iter().flatten().map(policy_line).collect()
+}
+
+/// What it takes to read an entry of a tree's first directory.
+fn entry_call(mount: Option<&EngineMount>, spec: &TreeSpec, name: &str) -> Option<ApiCall> {
+    let prefix = mount.map_or_else(|| spec.prefix.clone(), |mount| mount.canonical(&spec.prefix));
+    let path = prefix.join(name).ok()?;
+    let request = ReadRequest { path, params: None, version: None, engine: spec.engine };
+    read_call(mount, &request).ok()
 }
 
 /// The engine as a table names it.

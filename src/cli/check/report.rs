@@ -124,9 +124,14 @@ impl PathCheck {
         }
     }
 
-    /// Something would fail.
-    pub(super) fn problem(&mut self, trouble: impl Into<String>) {
+    /// It can't be read.
+    pub(super) fn unreadable(&mut self, trouble: impl Into<String>) {
         self.readable = Readable::No;
+        self.problems.push(trouble.into());
+    }
+
+    /// It can be read, and something of what it should show would fail all the same.
+    pub(super) fn flaw(&mut self, trouble: impl Into<String>) {
         self.problems.push(trouble.into());
     }
 }
@@ -189,7 +194,7 @@ impl CheckReport {
     pub fn exit(&self) -> Exit {
         let outage = self.identities.iter().any(|one| one.outage) || self.paths.iter().any(|one| one.outage);
         let fails = self.identities.iter().any(|one| one.error.is_some())
-            || self.paths.iter().any(|one| one.readable == Readable::No);
+            || self.paths.iter().any(|one| !one.problems.is_empty());
         match (outage, fails) {
             (true, _) => Exit::Unavailable,
             (false, true) => Exit::NotWell,
@@ -270,7 +275,11 @@ impl CheckReport {
             0 => String::new(),
             unknown => format!("; nobody could say it of {unknown}"),
         };
-        format!("{config}: {} of {paths} can be read{unknown}\n", count(Readable::Yes))
+        let problems = match self.paths.iter().map(|one| one.problems.len()).sum() {
+            0 => String::new(),
+            problems => format!("; {} found", counted(problems, "problem")),
+        };
+        format!("{config}: {} of {paths} can be read{unknown}{problems}\n", count(Readable::Yes))
     }
 }
 

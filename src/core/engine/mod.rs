@@ -319,9 +319,8 @@ impl<B: Body> Engine<B> {
     /// answer that brings it the true size may be on its way, and the kernel would drop that.
     fn invalidate_sizes(&self, now: BootTime, id: SourceId, fx: &mut Effects) {
         let Some(source) = self.sources.get(&id) else { return };
-        let believed = |ino: &Ino| {
-            self.tree.slot(*ino).and_then(|slot| slot.told).is_some_and(|told| now < told.until)
-        };
+        let believed =
+            |ino: &Ino| self.tree.slot(*ino).and_then(|slot| slot.told).is_some_and(|told| now < told.until);
         fx.list.extend(source.nodes.iter().copied().filter(believed).map(Effect::Invalidate));
     }
 

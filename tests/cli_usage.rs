@@ -1,0 +1,75 @@
+//! The command line itself: help, exit codes, messages.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic and read the clock"
+)]
+
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod support;
+
+use std::process::Output;
+
+use support::mount::leasefs;
+
+const COMMANDS: [&str; 6] = ["mount", "status", "revoke", "refresh", "unmount", "check"];
+
+fn run(arguments: &[&str]) -> Output {
+    leasefs().args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_help_of_every_command_has_an_example() {
+    let all = text(&run(&["--help"]).stdout);
+    for command in COMMANDS {
+        assert!(all.contains(&format!("  {command}")), "{all}");
+        let output = run(&[command, "--help"]);
+        assert_eq!(output.status.code(), Some(0));
+        let help = text(&output.stdout);
+        assert!(help.contains("Example"), "{help}");
+        assert!(help.contains(&format!("leasefs {command} ")), "{help}");
+    }
+}
+
+#[test]
+fn arguments_that_make_no_sense_end_with_64_and_nothing_on_standard_output() {
+    for arguments in [
+        &[][..],
+        &["mounts"],
+        &["mount"],
+        &["mount", "./agent.toml"],
+        &["mount", "./agent.toml", "/mnt", "-o", "uid=0"],
+        &["revoke"],
+        &["status", "--xml"],
+        &["--log-level", "leasefs=loud", "status"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "", "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_mount_that_nobody_serves_is_unavailable_and_the_message_names_it() {
+    for command in ["status", "revoke", "refresh", "unmount"] {
+        let output = run(&[command, "/nowhere/at all"]);
+        assert_eq!(output.status.code(), Some(69), "{command}: {}", text(&output.stderr));
+        let message = text(&output.stderr);
+        assert!(message.starts_with("leasefs: no leasefs serves /nowhere/at all: "), "{message}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_not_there_ends_a_mount_with_78() {
+    let directory = tempfile::tempdir().unwrap();
+    let mount_point = directory.path().to_str().unwrap();
+    let output = run(&["mount", "/nowhere/agent.toml", mount_point]);
+    assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("/nowhere/agent.toml"));
+}
