@@ -1,11 +1,12 @@
 //! Reads of sources: who may cause one, what becomes of its answer.
 
 use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
+use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
-use crate::core::name::{GenerationId, IdentityId, RequestId, SourceId};
+use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId};
 use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Validity};
 use crate::core::time::{BootTime, Moment, scaled};
 
@@ -181,29 +182,40 @@ impl<B: Body> Engine<B> {
             |source| matches!(source.fetch, Fetch::InFlight { request: expected, .. } if expected == request),
         );
         if !expected || self.stopping {
+            if expected {
+                self.fetch_is_over(id);
+            }
             self.refuse_late(at, id, with, result, fx);
             return;
         }
-        self.touch_source(id);
-        if let Some(source) = self.sources.get_mut(&id) {
-            source.fetch = Fetch::Idle;
-        }
         match result {
             FetchResult::Secret(fetched) => {
+                // Until the secret is taken over, its read keeps the source.
                 self.take_secret(at, id, with, fetched, fx);
+                self.fetch_is_over(id);
                 self.wake_waiters_of_source(at, id, Start::No, fx);
             }
             FetchResult::WouldMint => {
+                self.fetch_is_over(id);
                 if let Some(source) = self.sources.get_mut(&id) {
                     source.mints = Some(true);
                 }
                 // Programs that opened it meanwhile want more than those that only looked.
                 self.wake_waiters_of_source(at, id, Start::Yes, fx);
             }
-            FetchResult::Failed(failure) => self.take_failure(at, id, with, failure, fx),
+            FetchResult::Failed(failure) => {
+                self.fetch_is_over(id);
+                self.take_failure(at, id, with, failure, fx);
+            }
         }
         self.drop_unused_tokens(with.identity, fx);
-        self.drop_if_idle(id);
+    }
+
+    fn fetch_is_over(&mut self, id: SourceId) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.fetch = Fetch::Idle;
+        }
+        self.touch_source(id);
     }
 
     /// An answer that nobody waits for any more: what it minted is revoked.
@@ -215,12 +227,22 @@ impl<B: Body> Engine<B> {
         result: FetchResult<B>,
         fx: &mut Effects,
     ) {
-        if let FetchResult::Secret(Fetched {
-            kind: FetchedKind::Leased { lease, duration, .. }, sent, ..
-        }) = result
+        if let FetchResult::Secret(Fetched { kind: FetchedKind::Leased { lease, duration, .. }, .. }) = result
         {
+            let shown = self.sources.get(&id).is_some_and(|source| {
+                let generations = [&source.current, &source.previous].into_iter().flatten();
+                generations.filter_map(|one| one.lease()).any(|one| one.id == lease)
+            });
+            if shown {
+                // The answer that was taken, once more.
+                return;
+            }
+            // A token that the user gave outlives our use of it, and so do its leases.
+            let known = self.identity(with.identity).token(with.token).is_some();
+            let with = if known { Some(with) } else { self.identity(with.identity).credential(at.now) };
+            let Some(with) = with else { return };
             fx.push(Effect::Report(Report::LateCredential { source: id }));
-            self.retire(at, id, lease, with, sent + duration, fx);
+            self.retire(at, id, lease, with, at.now + duration, fx);
         }
     }
 
@@ -235,13 +257,12 @@ impl<B: Body> Engine<B> {
         let generation_id = GenerationId(self.fresh_id());
         let leases = self.settings.leases;
         let Some(source) = self.sources.get_mut(&id) else { return };
-        let generation =
+        let mut generation =
             Generation::new(generation_id, with, fetched, &source.spec.policy, &leases, at.chance);
         source.mints = Some(!generation.is_kv());
-        source.failures = 0;
-        source.not_before = BootTime(0);
-        if let Some(lease) = generation.lease() {
+        if let Some(lease) = generation.lease_mut() {
             source.lease_duration = lease.duration;
+            lease.expires = at.now + lease.duration;
         }
         if at.now >= self.end_of(&generation) {
             let reason = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
@@ -263,9 +284,12 @@ impl<B: Body> Engine<B> {
             self.reject(at, id, generation, Failure::new(Fault::OutOfMemory, reason), fx);
             return;
         }
+        self.move_source(at, id, fx);
         if let Some(source) = self.sources.get_mut(&id) {
             source.failure = None;
             source.renewal_failure = None;
+            source.failures = 0;
+            source.not_before = BootTime(0);
         }
     }
 
@@ -300,18 +324,18 @@ impl<B: Body> Engine<B> {
         if let Some(older) = self.sources.get(&id).and_then(|source| source.previous.as_ref()) {
             self.end_generation(at, id, older.id, End::Replaced, fx);
         }
-        let replaced = self.sources.get(&id).and_then(|source| source.current.as_ref());
-        if let Some(replaced) = replaced {
-            let (which, over) = (replaced.id, at.now >= self.end_of(replaced));
-            if over || replaced.handles.is_empty() {
-                self.end_generation(at, id, which, if over { End::Lapsed } else { End::Replaced }, fx);
+        let Some(source) = self.sources.get(&id) else { return };
+        let shown: Vec<Ino> =
+            source.nodes.iter().copied().filter(|ino| !self.vanished.contains(ino)).collect();
+        if let Some(replaced) = &source.current {
+            let (which, over) = (replaced.id, self.is_over(at.now, replaced));
+            if over.is_some() || replaced.handles.is_empty() {
+                self.end_generation(at, id, which, over.unwrap_or(End::Replaced), fx);
             }
         }
         let end = self.end_of(&generation);
-        self.memory += generation.bytes;
-        // Ending the last generation of a source that a tree brought in may have dropped it: its
-        // waiters keep it, so it is there.
         let Some(source) = self.sources.get_mut(&id) else { return };
+        self.memory += generation.bytes;
         source.previous = source.current.take();
         if let Some(previous) = &mut source.previous
             && previous.is_kv()
@@ -319,8 +343,9 @@ impl<B: Body> Engine<B> {
             previous.end = previous.end.min(at.now + source.spec.policy.grace);
         }
         source.current = Some(generation);
-        for ino in &source.nodes {
-            self.vanished.remove(ino);
+        // Names that its end took away just now stay; those that were gone come back by a refresh alone.
+        for ino in shown {
+            self.vanished.remove(&ino);
         }
         self.invalidate(id, fx);
         fx.push(Effect::Report(Report::Published { source: id, end }));
@@ -364,7 +389,7 @@ impl<B: Body> Engine<B> {
     ) {
         let fault = failure.fault;
         if fault == Fault::TokenLost {
-            self.lose_token(at, with, fx);
+            self.lose_token(at, with, Loss::Told, fx);
         }
         self.note_failure(at, id, failure.clone());
         self.renew_instead(id);
