@@ -292,16 +292,17 @@ impl<B: Body> Engine<B> {
             lease.look_up = LookUp::At(at.now + scaled(check, at.chance.between(0.9, 1.1, which.0)));
             match result {
                 Ok(granted) => {
-                    let end = lease_end(granted.sent, granted.duration);
-                    // Asked before the last grant, it says nothing of that.
-                    if lease.granted <= granted.sent && end + Duration::from_secs(1) < own_end {
+                    // Asked before the last grant, it says nothing of that; and the question may have been
+                    // long on its way: counted from the answer, the end is the latest that is possible.
+                    let latest = lease_end(at.now, granted.duration);
+                    if lease.granted <= granted.sent && latest + Duration::from_secs(1) < own_end {
                         // Somebody shortened it: believe Vault.
                         let soon = renewal_time(granted.sent, granted.duration, at.chance, which);
                         match &mut lease.next {
                             Next::Renew { at } | Next::Rotate { at } => *at = soon.min(*at),
                             Next::Renewing { .. } => {}
                         }
-                        generation.end = end;
+                        generation.end = lease_end(granted.sent, granted.duration);
                         engine.invalidate(id, fx);
                     }
                 }
