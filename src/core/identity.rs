@@ -45,6 +45,8 @@ pub struct Token {
     pub id: TokenId,
     /// When it counts as over.
     pub end: BootTime,
+    /// When Vault ends it.
+    pub expires: BootTime,
     /// How long it was granted for at first.
     pub ttl: Option<Duration>,
     /// Whether leasefs logged in for it, and so revokes it.
@@ -56,8 +58,9 @@ pub struct Token {
 impl Token {
     /// A token just obtained.
     pub fn new(id: TokenId, terms: TokenTerms, chance: Chance) -> Token {
+        let (end, expires) = (BootTime::NEVER, BootTime::NEVER);
         let mut token =
-            Token { id, end: BootTime::NEVER, ttl: terms.ttl, ours: terms.ours, next: TokenNext::Nothing };
+            Token { id, end, expires, ttl: terms.ttl, ours: terms.ours, next: TokenNext::Nothing };
         token.grant(terms, chance);
         token
     }
@@ -65,14 +68,16 @@ impl Token {
     /// Takes over what a login or a renewal granted.
     pub fn grant(&mut self, terms: TokenTerms, chance: Chance) {
         let Some(ttl) = terms.ttl else {
-            self.end = BootTime::NEVER;
+            (self.end, self.expires) = (BootTime::NEVER, BootTime::NEVER);
             self.next = TokenNext::Nothing;
             return;
         };
-        let before = self.end;
+        // Not the ends: their margins differ with the length of the grants.
+        let before = self.expires;
+        self.expires = terms.sent + ttl;
         self.end = lease_end(terms.sent, ttl);
         let first = self.ttl.unwrap_or(ttl);
-        let extended = before == BootTime::NEVER || self.end > before + Duration::from_secs(1);
+        let extended = before == BootTime::NEVER || self.expires > before + Duration::from_secs(1);
         // Below half of the first grant the cap is near: a renewal in ever smaller steps helps nobody.
         let capped = !extended || ttl < first / 2;
         self.next = if terms.renewable && !capped {

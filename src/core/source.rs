@@ -142,7 +142,10 @@ pub struct Lease {
     pub id: LeaseId,
     /// What was granted at first; asked for at each renewal.
     pub duration: Duration,
-    /// When Vault ends it.
+    /// The clock before the last grant was asked for.
+    pub granted: BootTime,
+    /// When Vault ends it at the latest: counted from the answer, and as if a renewal whose answer is not
+    /// there had been granted.
     pub expires: BootTime,
     /// What happens next.
     pub next: Next,
@@ -231,7 +234,8 @@ impl<B: Body> Generation<B> {
                     Next::Rotate { at: sent + scaled(duration, chance.between(0.66, 0.80, id.0)) }
                 };
                 let look_up = LookUp::At(sent + settings.revocation_check);
-                let lease = Lease { id: lease, duration, expires: sent + duration, next, renewable, look_up };
+                let (granted, expires) = (sent, sent + duration);
+                let lease = Lease { id: lease, duration, granted, expires, next, renewable, look_up };
                 (Validity::Leased(lease), lease_end(sent, duration), None)
             }
             FetchedKind::Other { minted: false, ends: None, issued } => {
@@ -310,10 +314,13 @@ pub struct LeaseSettings {
     pub revocation_check: Duration,
 }
 
+/// The longest that Vault may still honour what counts as over here.
+pub const LONGEST_MARGIN: Duration = Duration::from_secs(2);
+
 /// When a lease counts as over: a little before Vault ends it, so that no dead credential is shown. The
 /// margin is 2 % of the lease, at least 100 ms, at most 2 s.
 pub fn lease_end(sent: BootTime, duration: Duration) -> BootTime {
-    let margin = scaled(duration, 0.02).clamp(Duration::from_millis(100), Duration::from_secs(2));
+    let margin = scaled(duration, 0.02).clamp(Duration::from_millis(100), LONGEST_MARGIN);
     sent + duration.saturating_sub(margin)
 }
 

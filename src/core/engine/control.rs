@@ -6,6 +6,7 @@ use crate::core::access::{Caller, Verdict, may_read};
 use crate::core::effect::{Answer, Credential, Effect, End, Outcome};
 use crate::core::engine::leases::{Retiring, Revocation};
 use crate::core::engine::waiting::Operation;
+use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, FsError};
 use crate::core::identity::LoginState;
@@ -345,6 +346,10 @@ impl<B: Body> Engine<B> {
             let mut outcomes = Vec::new();
             for ino in files {
                 let Some((id, _, _)) = engine.file_of(*ino) else { continue };
+                if engine.stopping {
+                    outcomes.push((*ino, Outcome::Done(Err(FsError::Stopping))));
+                    continue;
+                }
                 if engine.vanished.remove(ino)
                     && let Some(slot) = engine.tree.slot(*ino)
                 {
@@ -376,9 +381,19 @@ impl<B: Body> Engine<B> {
     pub fn stop(&mut self, at: Moment) -> (Settlement, Effects) {
         self.run(at, |engine, fx| {
             engine.stopping = true;
+            for index in 0..engine.identities.len() {
+                engine.touch_identity(IdentityId(index as u32));
+            }
             let waiting: Vec<Ticket> = std::mem::take(&mut engine.waiting).into_keys().collect();
             for ticket in waiting {
                 fx.push(Effect::Answer { ticket, answer: Err(FsError::Stopping) });
+            }
+            for (id, source) in &mut engine.sources {
+                source.waiters.clear();
+                if matches!(source.fetch, Fetch::Queued { .. }) {
+                    source.fetch = Fetch::Idle;
+                }
+                engine.wakes.touch(WakeKey::Source(*id));
             }
             let ending: Vec<(SourceId, GenerationId)> = engine
                 .sources

@@ -12,6 +12,7 @@ use crate::core::effect::{
     Attributes, Credential, DirectoryOpened, Effect, Minting, NodeType, ReadRequest, Report,
 };
 use crate::core::engine::fetching::Demand;
+use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::{On, Start};
 use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::{Failure, Fault, FsError};
@@ -32,6 +33,23 @@ pub(super) struct List {
     failure: Option<Failure>,
 }
 
+impl List {
+    /// Whether its request is on its way with this token.
+    pub(super) fn needs(&self, with: Credential) -> bool {
+        matches!(self.fetch, ListFetch::InFlight { with: used, .. } if used == with)
+    }
+
+    /// Whether nobody waits for it and nothing is on its way.
+    fn is_unused(&self) -> bool {
+        self.waiters.is_empty() && self.fetch == ListFetch::Idle
+    }
+
+    /// How many bytes are kept of it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.shown.as_ref().map_or(0, |shown| shown.bytes)
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Shown {
     listing: Arc<Listing>,
@@ -44,7 +62,10 @@ enum ListFetch {
     #[default]
     Idle,
     Queued,
-    InFlight(RequestId),
+    InFlight {
+        request: RequestId,
+        with: Credential,
+    },
 }
 
 /// The node of a tree's root: Vault is asked for the folder alone.
@@ -151,7 +172,7 @@ impl<B: Body> Engine<B> {
             return Demand::Ready;
         }
         match (list.fetch, start) {
-            (ListFetch::InFlight(_) | ListFetch::Queued, _) => Demand::Waiting,
+            (ListFetch::InFlight { .. } | ListFetch::Queued, _) => Demand::Waiting,
             (ListFetch::Idle, Start::Yes) => self.start_list(at, ino, directory, fx),
             (ListFetch::Idle, Start::No) => match &list.failure {
                 Some(failure) => Demand::Failed(failure.fault.situation()),
@@ -178,7 +199,7 @@ impl<B: Body> Engine<B> {
                     prefix: directory.path.clone(),
                     engine,
                 });
-                (ListFetch::InFlight(request), Demand::Waiting)
+                (ListFetch::InFlight { request, with }, Demand::Waiting)
             }
             None => match &self.identity(identity).login {
                 LoginState::Failed { failure, again } if at.now < *again => {
@@ -198,6 +219,10 @@ impl<B: Body> Engine<B> {
     /// A token is there: a queued list goes out.
     pub(super) fn resume_list(&mut self, at: Moment, ino: Ino, fx: &mut Effects) {
         let Some(Node::TreeDirectory(directory)) = self.tree.slot(ino).map(|slot| slot.node.clone()) else {
+            if let Some(list) = self.lists.get_mut(&ino) {
+                list.fetch = ListFetch::Idle;
+            }
+            self.wake_waiters_of_list(at, ino, fx);
             return;
         };
         if self.lists.get(&ino).is_some_and(|list| list.fetch == ListFetch::Queued) {
@@ -226,7 +251,7 @@ impl<B: Body> Engine<B> {
     ) -> Effects {
         self.run(at, |engine, fx| {
             let Some(list) = engine.lists.get_mut(&ino) else { return };
-            if list.fetch != ListFetch::InFlight(request) {
+            if list.fetch != (ListFetch::InFlight { request, with }) {
                 return;
             }
             list.fetch = ListFetch::Idle;
@@ -240,7 +265,7 @@ impl<B: Body> Engine<B> {
                 (Ok(count), Some(prefix)) => fx.push(Effect::Report(Report::NamesSkipped { prefix, count })),
                 (Err(failure), Some(prefix)) => {
                     if failure.fault == Fault::TokenLost {
-                        engine.lose_token(at, with, fx);
+                        engine.lose_token(at, with, Loss::Told, fx);
                     }
                     if let Some(list) = engine.lists.get_mut(&ino) {
                         list.failure = Some(failure.clone());
@@ -249,6 +274,7 @@ impl<B: Body> Engine<B> {
                 }
             }
             engine.wake_waiters_of_list(at, ino, fx);
+            engine.drop_unused_tokens(with.identity, fx);
         })
         .1
     }
@@ -291,7 +317,7 @@ impl<B: Body> Engine<B> {
         let old: Vec<Ino> = self
             .lists
             .iter()
-            .filter(|(_, list)| list.waiters.is_empty() && list.fetch == ListFetch::Idle)
+            .filter(|(_, list)| list.is_unused())
             .filter(|(_, list)| list.shown.as_ref().is_some_and(|shown| now >= shown.fresh_until))
             .map(|(ino, _)| *ino)
             .collect();
@@ -309,14 +335,31 @@ impl<B: Body> Engine<B> {
                 }
                 self.drop_if_idle(field.source);
             }
-            Node::TreeDirectory(_) => {
-                let unused = |list: &List| list.waiters.is_empty() && list.fetch == ListFetch::Idle;
-                if self.lists.get(&ino).is_some_and(unused) {
-                    self.drop_shown(ino);
-                    self.lists.remove(&ino);
-                }
-            }
+            Node::TreeDirectory(_) => self.drop_list(ino),
             Node::Directory | Node::File(_) | Node::FieldDirectory(_) => {}
+        }
+    }
+
+    fn drop_list(&mut self, ino: Ino) {
+        if self.lists.get(&ino).is_some_and(List::is_unused) {
+            self.drop_shown(ino);
+            self.lists.remove(&ino);
+        }
+    }
+
+    /// Forgets the list of a directory that the kernel gave back while it was on its way.
+    pub(super) fn drop_unheld_list(&mut self, ino: Ino) {
+        if !matches!(self.tree.slot(ino).map(|slot| &slot.node), Some(Node::TreeDirectory(_))) {
+            self.drop_list(ino);
+        }
+    }
+
+    /// Forgets the secret of a tree's directory, once nothing uses it.
+    pub(super) fn drop_unused_secret(&mut self, ino: Ino) {
+        if let Some(Node::TreeDirectory(directory)) = self.tree.slot(ino).map(|slot| &slot.node)
+            && let Some(source) = self.known_secret_of(directory)
+        {
+            self.drop_if_idle(source);
         }
     }
 
@@ -388,20 +431,53 @@ impl<B: Body> Engine<B> {
         self.place_known(parent, name, node)
     }
 
+    /// Gives a name that an open directory shows its number. What stands there by now stays.
+    pub(super) fn place_shown(&mut self, parent: Ino, name: &str, node: Node) -> Result<Ino, FsError> {
+        let ino = self.tree.number(parent, name);
+        let stands = self.tree.slot(ino).is_some_and(|slot| slot.parent == parent && slot.name == name);
+        if stands && !self.vanished.contains(&ino) {
+            return Ok(ino);
+        }
+        self.place_known(parent, name, node)
+    }
+
     /// Gives a name that a directory shows its number.
     pub(super) fn place_known(&mut self, parent: Ino, name: &str, node: Node) -> Result<Ino, FsError> {
+        if self.vanished.contains(&self.tree.number(parent, name)) {
+            return Err(FsError::Vanished);
+        }
         if let Some(ino) = self.tree.declared_child(parent, name) {
-            return if self.vanished.contains(&ino) { Err(FsError::Vanished) } else { Ok(ino) };
+            return Ok(ino);
         }
         let source = match &node {
+            Node::Field(field) if !self.sources.contains_key(&field.source) => {
+                return Err(FsError::NoSuchName);
+            }
             Node::Field(field) => Some(field.source),
             Node::Directory | Node::File(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
         };
+        self.unplace_other(parent, name, &node);
         let ino = self.tree.place(parent, name, node).map_err(|_| FsError::NoSuchName)?;
         if let Some(source) = source.and_then(|id| self.sources.get_mut(&id)) {
             source.nodes.insert(ino);
         }
         Ok(ino)
+    }
+
+    /// A name that stood for something of another kind lets go of that.
+    fn unplace_other(&mut self, parent: Ino, name: &str, node: &Node) {
+        let ino = self.tree.number(parent, name);
+        let Some(slot) = self.tree.slot(ino).filter(|slot| slot.parent == parent && slot.name == name) else {
+            return;
+        };
+        let same_kind = match (&slot.node, node) {
+            (Node::Field(before), Node::Field(after)) => before.source == after.source,
+            (before, after) => std::mem::discriminant(before) == std::mem::discriminant(after),
+        };
+        if !same_kind {
+            let before = slot.node.clone();
+            self.forget_node(ino, &before);
+        }
     }
 
     /// Until when the contents of a directory need not be asked for again.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
+use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
-use crate::core::name::{GenerationId, IdentityId, RequestId, SourceId};
+use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId};
 use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Validity};
 use crate::core::time::{BootTime, Moment, scaled};
 
@@ -193,29 +194,40 @@ impl<B: Body> Engine<B> {
             Fetch::InFlight { .. } | Fetch::Queued { .. } | Fetch::Idle => None,
         });
         let Some(minting) = expected.filter(|_| !self.stopping) else {
+            if expected.is_some() {
+                self.fetch_is_over(id);
+            }
             self.refuse_late(at, id, with, result, fx);
             return;
         };
-        self.touch_source(id);
-        if let Some(source) = self.sources.get_mut(&id) {
-            source.fetch = Fetch::Idle;
-        }
         match result {
             FetchResult::Secret(fetched) => {
+                // Until the secret is taken over, its read keeps the source.
                 self.take_secret(at, id, with, fetched, fx);
+                self.fetch_is_over(id);
                 self.wake_waiters_of_source(at, id, Start::No, fx);
             }
             FetchResult::WouldMint => {
+                self.fetch_is_over(id);
                 if let Some(source) = self.sources.get_mut(&id) {
                     source.mints = Some(true);
                 }
                 // Programs that opened it meanwhile want more than those that only looked.
                 self.wake_waiters_of_source(at, id, Start::Yes, fx);
             }
-            FetchResult::Failed(failure) => self.take_failure(at, id, with, minting, failure, fx),
+            FetchResult::Failed(failure) => {
+                self.fetch_is_over(id);
+                self.take_failure(at, id, with, minting, failure, fx);
+            }
         }
         self.drop_unused_tokens(with.identity, fx);
-        self.drop_if_idle(id);
+    }
+
+    fn fetch_is_over(&mut self, id: SourceId) {
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.fetch = Fetch::Idle;
+        }
+        self.touch_source(id);
     }
 
     /// An answer that nobody waits for any more: what it minted is revoked.
@@ -227,12 +239,22 @@ impl<B: Body> Engine<B> {
         result: FetchResult<B>,
         fx: &mut Effects,
     ) {
-        if let FetchResult::Secret(Fetched {
-            kind: FetchedKind::Leased { lease, duration, .. }, sent, ..
-        }) = result
+        if let FetchResult::Secret(Fetched { kind: FetchedKind::Leased { lease, duration, .. }, .. }) = result
         {
+            let shown = self.sources.get(&id).is_some_and(|source| {
+                let generations = [&source.current, &source.previous].into_iter().flatten();
+                generations.filter_map(|one| one.lease()).any(|one| one.id == lease)
+            });
+            if shown {
+                // The answer that was taken, once more.
+                return;
+            }
+            // A token that the user gave outlives our use of it, and so do its leases.
+            let known = self.identity(with.identity).token(with.token).is_some();
+            let with = if known { Some(with) } else { self.identity(with.identity).credential(at.now) };
+            let Some(with) = with else { return };
             fx.push(Effect::Report(Report::LateCredential { source: id }));
-            self.retire(at, id, lease, with, sent + duration, fx);
+            self.retire(at, id, lease, with, at.now + duration, fx);
         }
     }
 
@@ -247,13 +269,12 @@ impl<B: Body> Engine<B> {
         let generation_id = GenerationId(self.fresh_id());
         let leases = self.settings.leases;
         let Some(source) = self.sources.get_mut(&id) else { return };
-        let generation =
+        let mut generation =
             Generation::new(generation_id, with, fetched, &source.spec.policy, &leases, at.chance);
         source.mints = Some(!generation.is_kv());
-        source.failures = 0;
-        source.not_before = BootTime(0);
-        if let Some(lease) = generation.lease() {
+        if let Some(lease) = generation.lease_mut() {
             source.lease_duration = lease.duration;
+            lease.expires = at.now + lease.duration;
         }
         if at.now >= self.end_of(&generation) {
             let reason = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
@@ -275,9 +296,12 @@ impl<B: Body> Engine<B> {
             self.reject(at, id, generation, Failure::new(Fault::OutOfMemory, reason), fx);
             return;
         }
+        self.move_source(at, id, fx);
         if let Some(source) = self.sources.get_mut(&id) {
             source.failure = None;
             source.renewal_failure = None;
+            source.failures = 0;
+            source.not_before = BootTime(0);
         }
     }
 
@@ -308,14 +332,16 @@ impl<B: Body> Engine<B> {
 
     /// A new generation for all files of the source, in one step.
     fn publish(&mut self, at: Moment, id: SourceId, generation: Generation<B>, fx: &mut Effects) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let shown: Vec<Ino> =
+            source.nodes.iter().copied().filter(|ino| !self.vanished.contains(ino)).collect();
         // What nobody has open goes; of two that are open, the older one.
-        let source = self.sources.get(&id);
-        let older = source.and_then(|source| source.previous.as_ref()).map(|one| one.id);
-        let replaced = source.and_then(|source| source.current.as_ref());
-        match replaced.map(|one| (one.id, at.now >= self.end_of(one), one.handles.is_empty())) {
-            Some((which, true, _)) => self.end_generation(at, id, which, End::Lapsed, fx),
-            Some((which, false, true)) => self.end_generation(at, id, which, End::Replaced, fx),
-            Some((_, false, false)) => {
+        let older = source.previous.as_ref().map(|one| one.id);
+        let replaced = source.current.as_ref();
+        match replaced.map(|one| (one.id, self.is_over(at.now, one), one.handles.is_empty())) {
+            Some((which, Some(over), _)) => self.end_generation(at, id, which, over, fx),
+            Some((which, None, true)) => self.end_generation(at, id, which, End::Replaced, fx),
+            Some((_, None, false)) => {
                 if let Some(older) = older {
                     self.end_generation(at, id, older, End::Replaced, fx);
                 }
@@ -324,10 +350,8 @@ impl<B: Body> Engine<B> {
         }
         let end = self.end_of(&generation);
         let lease = generation.lease().map(|lease| lease.id.clone());
-        self.memory += generation.bytes;
-        // Ending the last generation of a source that a tree brought in may have dropped it: its
-        // waiters keep it, so it is there.
         let Some(source) = self.sources.get_mut(&id) else { return };
+        self.memory += generation.bytes;
         let is_replaced = source.current.is_some();
         if let Some(mut replaced) = source.current.take() {
             if replaced.is_kv() {
@@ -336,8 +360,9 @@ impl<B: Body> Engine<B> {
             source.previous = Some(replaced);
         }
         source.current = Some(generation);
-        for ino in &source.nodes {
-            self.vanished.remove(ino);
+        // Names that its end took away just now stay; those that were gone come back by a refresh alone.
+        for ino in shown {
+            self.vanished.remove(&ino);
         }
         if is_replaced {
             self.invalidate(id, fx);
@@ -388,7 +413,7 @@ impl<B: Body> Engine<B> {
         let again =
             fault == Fault::TokenLost && self.sources.get(&id).is_some_and(|source| source.failures == 0);
         if fault == Fault::TokenLost {
-            self.lose_token(at, with, fx);
+            self.lose_token(at, with, Loss::Told, fx);
         }
         self.fail(at, id, failure, fx);
         if again && self.start_fetch(at, id, minting, Urgency::Reader, fx).is_none() {

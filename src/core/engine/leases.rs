@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
+use crate::core::engine::tokens::Loss;
 use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault};
@@ -103,8 +104,7 @@ impl<B: Body> Engine<B> {
         let over: Vec<(GenerationId, End)> = [&source.current, &source.previous]
             .into_iter()
             .flatten()
-            .filter(|one| at.now >= self.end_of(one))
-            .map(|one| (one.id, if at.now >= one.end { End::Lapsed } else { End::TokenGone }))
+            .filter_map(|one| Some((one.id, self.is_over(at.now, one)?)))
             .collect();
         for (which, why) in over {
             self.end_generation(at, id, which, why, fx);
@@ -132,6 +132,7 @@ impl<B: Body> Engine<B> {
         });
         if let Some((with, lease)) = renews {
             lease.next = Next::Renewing { request, sent: at.now };
+            lease.expires = lease.expires.max(at.now + lease.duration);
             let (lease, increment) = (lease.id.clone(), lease.duration);
             fx.push(Effect::RenewLease { request, source: id, with, lease, increment });
             return;
@@ -176,15 +177,22 @@ impl<B: Body> Engine<B> {
         result: Result<Granted, Failure>,
     ) -> Effects {
         self.run(at, |engine, fx| {
-            let Some(source) = engine.sources.get_mut(&id) else { return };
-            let Some(current) = source.current.as_mut().filter(|current| {
+            let asked = |current: &Generation<B>| {
                 current.lease().is_some_and(
                     |lease| matches!(lease.next, Next::Renewing { request: one, .. } if one == request),
                 )
-            }) else {
-                return;
             };
+            let current = engine.sources.get(&id).and_then(|source| source.current.as_ref());
+            let Some(current) = current.filter(|current| asked(current)) else { return };
+            if let Some(why) = engine.is_over(at.now, current) {
+                // Readers were told that it has ended: a late grant does not bring it back.
+                let which = current.id;
+                engine.end_generation(at, id, which, why, fx);
+                return;
+            }
             engine.wakes.touch(WakeKey::Source(id));
+            let Some(source) = engine.sources.get_mut(&id) else { return };
+            let Some(current) = &mut source.current else { return };
             match result {
                 Ok(granted) => {
                     let capped = take_grant(current, granted, at);
@@ -213,7 +221,7 @@ impl<B: Body> Engine<B> {
                 return;
             }
             Fault::TokenLost => {
-                self.lose_token(at, with, fx);
+                self.lose_token(at, with, Loss::Told, fx);
                 return;
             }
             // The lease lives; only it can't be extended. It is replaced when a third remains.
@@ -245,8 +253,11 @@ impl<B: Body> Engine<B> {
     /// A replacement failed while the lease still lives: renewing is tried again meanwhile, where it can
     /// help.
     pub(super) fn renew_instead(&mut self, id: SourceId) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
+        let Some(source) = self.sources.get(&id) else { return };
         let not_before = source.not_before;
+        // With an earlier token it can't help: the lease ends with that.
+        let helps = source.current.as_ref().is_some_and(|current| self.is_of_current_token(current.with));
+        let Some(source) = self.sources.get_mut(&id).filter(|_| helps) else { return };
         if let Some(lease) = source.current.as_mut().and_then(Generation::lease_mut)
             && lease.renewable
             && matches!(lease.next, Next::Rotate { .. })
@@ -281,11 +292,17 @@ impl<B: Body> Engine<B> {
             lease.look_up = LookUp::At(at.now + scaled(check, at.chance.between(0.9, 1.1, which.0)));
             match result {
                 Ok(granted) => {
-                    // Somebody shortened it: believe Vault.
-                    let expires = granted.sent + granted.duration + Duration::from_secs(1);
-                    if expires < lease.expires {
-                        lease.expires = expires;
-                        generation.end = own_end.min(lease_end(granted.sent, granted.duration));
+                    // Asked before the last grant, it says nothing of that; and the question may have been
+                    // long on its way: counted from the answer, the end is the latest that is possible.
+                    let latest = lease_end(at.now, granted.duration);
+                    if lease.granted <= granted.sent && latest + Duration::from_secs(1) < own_end {
+                        // Somebody shortened it: believe Vault.
+                        let soon = renewal_time(granted.sent, granted.duration, at.chance, which);
+                        match &mut lease.next {
+                            Next::Renew { at } | Next::Rotate { at } => *at = soon.min(*at),
+                            Next::Renewing { .. } => {}
+                        }
+                        generation.end = lease_end(granted.sent, granted.duration);
                         engine.invalidate(id, fx);
                     }
                 }
@@ -293,7 +310,7 @@ impl<B: Body> Engine<B> {
                     Fault::LeaseGone | Fault::NotFound => {
                         engine.end_generation(at, id, which, End::GoneInVault, fx);
                     }
-                    Fault::TokenLost => engine.lose_token(at, with, fx),
+                    Fault::TokenLost => engine.lose_token(at, with, Loss::Told, fx),
                     Fault::Denied => lease.look_up = LookUp::NotAllowed,
                     Fault::NotRenewable
                     | Fault::TimedOut
@@ -397,7 +414,8 @@ fn take_grant<B: Body>(generation: &mut Generation<B>, granted: Granted, at: Mom
     let end = lease_end(granted.sent, granted.duration);
     let Some(lease) = generation.lease_mut() else { return false };
     let capped = is_capped(granted.duration, lease.duration) || !granted.renewable;
-    lease.expires = granted.sent + granted.duration;
+    lease.granted = granted.sent;
+    lease.expires = at.now + granted.duration;
     lease.renewable = !capped;
     lease.next = if capped {
         // Replaced now, spread over a fifth of what remains so that many do not come in one moment.

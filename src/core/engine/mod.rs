@@ -10,6 +10,7 @@
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
 //! `leases`, `tokens`, `directories` (trees and their lists), `control` (what an operator asks).
 
+mod census;
 mod control;
 mod directories;
 mod fetching;
@@ -29,10 +30,13 @@ use crate::core::identity::Identity;
 use crate::core::name::{
     FileId, FileName, GenerationId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId,
 };
-use crate::core::source::{Body, Generation, LeaseSettings, Piece, Source, SourceSpec, Validity};
+use crate::core::source::{
+    Body, Generation, LONGEST_MARGIN, LeaseSettings, Piece, Source, SourceSpec, Validity,
+};
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tree::{FieldDirSpec, FileSpec, Node, OnExpiry, Refused, Tree, TreeSpec};
 
+pub use census::Census;
 pub use control::{
     Debt, FileStatus, IdentityStatus, Retirement, Settlement, State, Status, XATTRS, XattrValue,
 };
@@ -78,6 +82,9 @@ pub struct Settings {
 
 /// How long the kernel may keep what does not change by itself.
 pub const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// What lives on in Vault for no longer than that after its end here is left to lapse.
+const SOON_OVER: Duration = LONGEST_MARGIN.saturating_add(Duration::from_secs(1));
 
 /// What a call asks of its caller, in order.
 #[must_use]
@@ -195,7 +202,9 @@ impl<B: Body> Engine<B> {
 
     /// Time passes: everything that is due is done.
     pub fn tick(&mut self, at: Moment) -> Effects {
-        self.run(at, |engine, fx| {
+        // What is still due after it was looked at must not keep the caller busy.
+        let soonest = at.now + Duration::from_millis(1);
+        self.run_until(at, soonest, |engine, fx| {
             // Each key once: one that is due again at once comes with the next tick.
             let due = engine.wakes.take_due(at.now);
             for key in due {
@@ -212,17 +221,26 @@ impl<B: Body> Engine<B> {
 
     /// Runs a call and then sees to the wakes that it changed.
     fn run<T>(&mut self, at: Moment, call: impl FnOnce(&mut Self, &mut Effects) -> T) -> (T, Effects) {
+        self.run_until(at, at.now, call)
+    }
+
+    /// As [`Engine::run`]; no wake that it sets comes before `soonest`.
+    fn run_until<T>(
+        &mut self,
+        at: Moment,
+        soonest: BootTime,
+        call: impl FnOnce(&mut Self, &mut Effects) -> T,
+    ) -> (T, Effects) {
         let before = self.next_wake();
         let mut effects = Effects::default();
         let outcome = call(self, &mut effects);
         for key in self.wakes.take_touched() {
             let wake = match &key {
                 WakeKey::Source(id) => self.source_wake(at.now, *id),
-                WakeKey::Identity(id) => self.identities.get(id.0 as usize).and_then(Identity::wake),
+                WakeKey::Identity(id) => self.identity_wake(*id),
                 WakeKey::Lease(lease) => self.retiring.get(lease).and_then(Retiring::wake),
             };
-            // What is still due after it was looked at must not keep the caller busy.
-            self.wakes.set(key, wake.map(|wake| wake.max(at.now + Duration::from_millis(1))));
+            self.wakes.set(key, wake.map(|wake| wake.max(soonest)));
         }
         let after = self.next_wake();
         if let Some(after) = after
@@ -263,6 +281,19 @@ impl<B: Body> Engine<B> {
         generation.end.min(self.identity(generation.with.identity).end_of(generation.with.token))
     }
 
+    /// Why a generation is over, if it is.
+    fn is_over(&self, now: BootTime, generation: &Generation<B>) -> Option<End> {
+        if now >= generation.end {
+            return Some(End::Lapsed);
+        }
+        (now >= self.end_of(generation)).then_some(End::TokenGone)
+    }
+
+    /// Whether this is the token that its identity's next request is sent with.
+    fn is_of_current_token(&self, with: Credential) -> bool {
+        self.identity(with.identity).current().is_some_and(|token| token.id == with.token)
+    }
+
     /// What opens of a source get now, if anything.
     fn live(&self, now: BootTime, id: SourceId) -> Option<&Generation<B>> {
         let current = self.sources.get(&id)?.current.as_ref()?;
@@ -299,8 +330,18 @@ impl<B: Body> Engine<B> {
             (Validity::Leased(lease), End::Replaced | End::Evicted | End::Revoked | End::Stopped) => {
                 self.retire(at, id, lease.id, generation.with, lease.expires, fx);
             }
+            // The answer was long on its way, or a renewal may have been granted all the same.
+            (Validity::Leased(lease), End::Lapsed) if lease.expires > generation.end + SOON_OVER => {
+                self.retire(at, id, lease.id, generation.with, lease.expires, fx);
+            }
             (Validity::Leased(_), End::Lapsed | End::GoneInVault | End::TokenGone) => {}
             (Validity::Kv { .. } | Validity::Fixed { .. }, _) => {}
+        }
+        if matches!(why, End::Evicted | End::Revoked)
+            && let Some(source) = self.sources.get_mut(&id)
+        {
+            // The next open fetches anew, and nothing before it.
+            source.last_open = None;
         }
         self.drop_unused_tokens(generation.with.identity, fx);
         self.touch_source(id);
@@ -403,6 +444,7 @@ impl<B: Body> Engine<B> {
 
     fn token_is_needed(&self, with: Credential) -> bool {
         self.retiring.values().any(|lease| lease.needs(with))
+            || self.lists.values().any(|list| list.needs(with))
             || self.sources.values().any(|source| {
                 [&source.current, &source.previous].into_iter().flatten().any(|one| one.with == with)
                     || matches!(source.fetch, crate::core::source::Fetch::InFlight { with: used, .. } if used == with)

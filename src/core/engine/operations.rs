@@ -51,9 +51,13 @@ impl<B: Body> Engine<B> {
     /// tree is listed, so that the LOOKUPs that follow need not wait.
     pub fn getattr(&mut self, at: Moment, caller: &Caller, ino: Ino) -> (Outcome<Attributes>, Effects) {
         self.run(at, |engine, fx| {
-            let rule = match engine.attributes(at.now, ino) {
-                Ok(attributes) => attributes.rule,
-                Err(error) => return Outcome::Done(Err(error)),
+            // Not by way of the attributes: those count as told to the kernel.
+            let rule = match engine.file_of(ino) {
+                Some((_, _, rule)) => rule,
+                None => match engine.directory_attributes(at.now, ino) {
+                    Ok(attributes) => attributes.rule,
+                    Err(error) => return Outcome::Done(Err(error)),
+                },
             };
             match may_read(caller, &rule) {
                 Verdict::NeedGroups => Outcome::NeedGroups,
@@ -233,12 +237,14 @@ impl<B: Body> Engine<B> {
             };
             index += 1;
             // A name that meanwhile went is left out; so is one whose number another name took.
-            if self.place_known(ino, &name, node).is_err() {
+            if self.place_shown(ino, &name, node).is_err() {
                 continue;
             }
+            let told = self.tree.slot(child).and_then(|slot| slot.told);
             let Ok(mut attributes) = self.attributes(now, child) else { continue };
             attributes.ttl = attributes.ttl.min(self.name_ttl(now, child));
             if add(&name, &attributes, index as u64 + 2) == Room::Full {
+                self.tree.tell(child, told);
                 if let Some(gone) = self.tree.drop_unheld(child) {
                     self.forget_node(child, &gone.node);
                 }

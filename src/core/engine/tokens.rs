@@ -8,8 +8,17 @@ use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault};
 use crate::core::identity::{LoginState, Token, TokenNext, TokenTerms, login_pause};
 use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId, TokenId};
-use crate::core::source::{Body, Next, Validity};
+use crate::core::source::{Body, Next, Source, Validity};
 use crate::core::time::{BootTime, Moment, scaled};
+
+/// How a token was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Vault says that it is dead.
+    Told,
+    /// Its time is over by our clock.
+    Lapsed,
+}
 
 impl<B: Body> Engine<B> {
     /// The mount begins: every identity that something is read with logs in.
@@ -82,6 +91,13 @@ impl<B: Body> Engine<B> {
         fx: &mut Effects,
     ) {
         let new = Token::new(token, terms, at.chance);
+        if at.now >= new.end {
+            let with = Credential { identity: id, token };
+            fx.push(if terms.ours { Effect::RevokeToken { with } } else { Effect::DropToken { with } });
+            let reason = "the token was over before it arrived: ask for tokens that live longer";
+            self.take_login_failure(at, id, Failure::new(Fault::Unusable, reason), fx);
+            return;
+        }
         let identity = self.identity_mut(id);
         identity.login = LoginState::Idle;
         identity.failed_logins = 0;
@@ -104,35 +120,41 @@ impl<B: Body> Engine<B> {
         self.resume_all(at, id, fx);
     }
 
+    /// When an identity must be looked at again: after the stop it keeps nothing alive any more.
+    pub(super) fn identity_wake(&self, id: IdentityId) -> Option<BootTime> {
+        self.identity(id).wake().filter(|_| !self.stopping)
+    }
+
     /// What an earlier token obtained moves to the current one before the earlier one ends: KV is read
     /// again, leases are replaced, spread over half of the time that is left.
     fn move_sources(&mut self, at: Moment, id: IdentityId, fx: &mut Effects) {
-        let Some(current) = self.identity(id).current().map(|token| token.id) else { return };
-        let moving: Vec<(SourceId, BootTime)> = self
-            .sources
-            .iter()
-            .filter_map(|(source, state)| {
-                let with = state.current.as_ref()?.with;
-                (with.identity == id && with.token != current)
-                    .then(|| (*source, self.identity(id).end_of(with.token)))
-            })
-            .collect();
-        for (source, token_end) in moving {
-            let Some(generation) = self.sources.get_mut(&source).and_then(|state| state.current.as_mut())
-            else {
-                continue;
-            };
-            let salt = generation.id.0;
-            let until = generation.end.min(token_end);
-            let rotate = at.now + scaled(until.since(at.now), at.chance.between(0.0, 0.5, salt));
-            match &mut generation.validity {
-                Validity::Kv { fresh_until, .. } => *fresh_until = (*fresh_until).min(at.now),
-                Validity::Leased(lease) => lease.next = Next::Rotate { at: rotate },
-                Validity::Fixed { replace } => *replace = (*replace).min(rotate),
-            }
-            self.touch_source(source);
-            self.invalidate(source, fx);
+        let of_identity =
+            |source: &Source<B>| source.current.as_ref().is_some_and(|current| current.with.identity == id);
+        let moving: Vec<SourceId> =
+            self.sources.iter().filter(|(_, source)| of_identity(source)).map(|(id, _)| *id).collect();
+        for source in moving {
+            self.move_source(at, source, fx);
         }
+    }
+
+    /// As [`Engine::move_sources`], for one source: its read may have been on its way meanwhile.
+    pub(super) fn move_source(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        let Some(current) = self.sources.get(&id).and_then(|source| source.current.as_ref()) else { return };
+        if self.is_of_current_token(current.with) {
+            return;
+        }
+        let until = self.end_of(current);
+        let Some(current) = self.sources.get_mut(&id).and_then(|source| source.current.as_mut()) else {
+            return;
+        };
+        let rotate = at.now + scaled(until.since(at.now), at.chance.between(0.0, 0.5, current.id.0));
+        match &mut current.validity {
+            Validity::Kv { fresh_until, .. } => *fresh_until = (*fresh_until).min(at.now),
+            Validity::Leased(lease) => lease.next = Next::Rotate { at: rotate },
+            Validity::Fixed { replace } => *replace = (*replace).min(rotate),
+        }
+        self.touch_source(id);
+        self.invalidate(id, fx);
     }
 
     fn take_login_failure(&mut self, at: Moment, id: IdentityId, failure: Failure, fx: &mut Effects) {
@@ -167,6 +189,11 @@ impl<B: Body> Engine<B> {
             if token.next != TokenNext::Renewing(request) {
                 return;
             }
+            if at.now >= token.end {
+                // Readers were told that it has ended: a late grant does not bring it back.
+                engine.lose_token(at, with, Loss::Lapsed, fx);
+                return;
+            }
             match result {
                 Ok(terms) => {
                     token.grant(terms, at.chance);
@@ -174,7 +201,10 @@ impl<B: Body> Engine<B> {
                     let sources: Vec<SourceId> = engine
                         .sources
                         .iter()
-                        .filter(|(_, source)| source.current.as_ref().is_some_and(|one| one.with == with))
+                        .filter(|(_, source)| {
+                            let generations = [&source.current, &source.previous];
+                            generations.into_iter().flatten().any(|one| one.with == with)
+                        })
                         .map(|(id, _)| *id)
                         .collect();
                     for source in sources {
@@ -193,7 +223,7 @@ impl<B: Body> Engine<B> {
                     let lost = failure.fault == Fault::TokenLost;
                     fx.push(Effect::Report(Report::TokenRenewalFailed { identity: with.identity, failure }));
                     if lost {
-                        engine.lose_token(at, with, fx);
+                        engine.lose_token(at, with, Loss::Told, fx);
                     }
                 }
             }
@@ -202,16 +232,16 @@ impl<B: Body> Engine<B> {
     }
 
     /// A token is dead: all that it obtained ends now, and the identity logs in again.
-    pub(super) fn lose_token(&mut self, at: Moment, with: Credential, fx: &mut Effects) {
+    pub(super) fn lose_token(&mut self, at: Moment, with: Credential, loss: Loss, fx: &mut Effects) {
         let identity = self.identity_mut(with.identity);
-        if identity.token(with.token).is_none() {
-            return;
-        }
+        let Some(token) = identity.token(with.token).copied() else { return };
         let was_current = identity.current().is_some_and(|token| token.id == with.token);
         identity.tokens.retain(|token| token.id != with.token);
         self.touch_identity(with.identity);
         fx.push(Effect::Report(Report::TokenLost { identity: with.identity }));
-        fx.push(Effect::DropToken { with });
+        // By Vault's clock it may live on for a while, or an extension may be on its way.
+        let may_live = token.ours && loss == Loss::Lapsed;
+        fx.push(if may_live { Effect::RevokeToken { with } } else { Effect::DropToken { with } });
         let ended: Vec<(SourceId, GenerationId)> = self
             .sources
             .iter()
@@ -248,7 +278,7 @@ impl<B: Body> Engine<B> {
             .map(|token| token.id)
             .collect();
         for token in over {
-            self.lose_token(at, Credential { identity: id, token }, fx);
+            self.lose_token(at, Credential { identity: id, token }, Loss::Lapsed, fx);
         }
         if let LoginState::Failed { again, .. } = self.identity(id).login
             && at.now >= again

@@ -68,7 +68,10 @@ impl<B: Body> Engine<B> {
             return Outcome::Done(Err(FsError::Stopping));
         }
         match self.attempt(at, ino, operation, Start::Yes, fx) {
-            Attempt::Done(result) => Outcome::Done(result),
+            Attempt::Done(result) => {
+                self.drop_unused_secret(ino);
+                Outcome::Done(result)
+            }
             Attempt::Pending(on) => {
                 let ticket = Ticket(self.fresh_id());
                 self.waiting.insert(ticket, Waiting { ino, operation });
@@ -192,6 +195,7 @@ impl<B: Body> Engine<B> {
         for ticket in std::mem::take(&mut source.waiters) {
             self.try_again(at, ticket, start, fx);
         }
+        self.drop_if_idle(id);
     }
 
     /// What the waiters of a directory's list waited for is over.
@@ -200,6 +204,8 @@ impl<B: Body> Engine<B> {
         for ticket in std::mem::take(&mut list.waiters) {
             self.try_again(at, ticket, Start::No, fx);
         }
+        self.drop_unused_secret(ino);
+        self.drop_unheld_list(ino);
     }
 
     fn try_again(&mut self, at: Moment, ticket: Ticket, start: Start, fx: &mut Effects) {
@@ -224,7 +230,8 @@ impl<B: Body> Engine<B> {
             for list in engine.lists.values_mut() {
                 list.waiters.remove(&ticket);
             }
-            let stale = engine.file_of(ino).filter(|(id, _, _)| engine.live(at.now, *id).is_some());
+            let gone = engine.vanished.contains(&ino);
+            let stale = engine.file_of(ino).filter(|(id, _, _)| !gone && engine.live(at.now, *id).is_some());
             let answer = match (operation, stale) {
                 (Operation::Open, Some((id, piece, _))) => {
                     engine.open_file(at, ino, id, piece).map(Answer::Opened)

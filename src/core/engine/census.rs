@@ -1,0 +1,41 @@
+//! How much an engine holds, counted: what must not grow without end.
+
+use crate::core::engine::Engine;
+use crate::core::source::Body;
+
+/// How many things an engine holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// Sources, declared ones included.
+    pub sources: usize,
+    /// Names that are not declared.
+    pub names: usize,
+    /// Lists of directories, fetched or wanted.
+    pub lists: usize,
+    /// Bytes that the lists take.
+    pub list_bytes: u64,
+    /// Open files.
+    pub open_files: usize,
+    /// Callers that wait.
+    pub waiting: usize,
+    /// Leases that are being revoked, or could not be.
+    pub retiring: usize,
+    /// Tokens.
+    pub tokens: usize,
+}
+
+impl<B: Body> Engine<B> {
+    /// Counts what is held.
+    pub fn census(&self) -> Census {
+        Census {
+            sources: self.sources.len(),
+            names: self.tree.undeclared(),
+            lists: self.lists.len(),
+            list_bytes: self.lists.values().map(super::directories::List::bytes).sum(),
+            open_files: self.handles.open_files(),
+            waiting: self.waiting.len(),
+            retiring: self.retiring.len(),
+            tokens: self.identities.iter().map(|identity| identity.tokens.len()).sum(),
+        }
+    }
+}
