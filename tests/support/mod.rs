@@ -7,5 +7,8 @@ pub mod conversation;
 pub mod fake_vault;
 pub mod mount;
 pub mod postgres;
+pub mod scenarios;
 pub mod server;
 pub mod stub;
+pub mod tcp;
+pub mod world;

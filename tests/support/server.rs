@@ -64,7 +64,12 @@ impl Server {
             StopSignal::Interrupt => "INT",
         });
         shell.arg(&directory).args(command).current_dir(&directory);
-        shell.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &directory).env("LC_ALL", "C");
+        shell
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", &directory)
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC");
         // In a group of its own, Ctrl-C reaches the test alone, and the guard still cleans up.
         shell.stdin(Stdio::piped()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         shell.process_group(0);
