@@ -8,8 +8,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::core::effect::Credential;
-use crate::core::engine::Debt;
+use crate::core::engine::{Debt, Settlement};
 use crate::core::error::{Failure, Fault};
+use crate::core::name::SourceId;
 use crate::driver::clock::Clock;
 use crate::driver::{Driver, Kernel, Message};
 use crate::vault::{Token, Vault};
@@ -17,18 +18,21 @@ use crate::vault::{Token, Vault};
 /// A lease that lives on in Vault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unrevoked {
-    /// Its id.
-    pub lease: String,
+    /// Its id; none for a request that was still on its way, so that nobody here knows what it brings.
+    pub lease: Option<String>,
     /// What it was obtained from.
     pub path: String,
     /// How long it still lives, in seconds.
-    pub seconds: u64,
+    pub seconds: Option<u64>,
     /// Why it could not be revoked.
     pub reason: String,
 }
 
-/// For how long requests that mint are waited for.
+/// For how long requests that mint are waited for, if what they bring dies with a token of ours.
 const LATE: Duration = Duration::from_secs(3);
+
+/// What is kept of the patience for revocations, if a lease that comes late has to be revoked by itself.
+const FOR_REVOCATION: Duration = Duration::from_secs(2);
 
 impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
     /// Ends all generations, then gives back leases and tokens within `patience`.
@@ -37,22 +41,28 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         let at = self.service.moment();
         let (settlement, effects) = self.service.engine().stop(at);
         self.carry_out(effects);
-        if settlement.minting {
-            self.wait_for_mints(Instant::now() + LATE.min(patience / 2)).await;
+        if !settlement.minting.is_empty() {
+            let all_die_with_their_tokens = unowned(&settlement).is_empty();
+            let late = if all_die_with_their_tokens {
+                LATE.min(patience / 2)
+            } else {
+                patience.saturating_sub(FOR_REVOCATION)
+            };
+            self.wait_for_mints(Instant::now() + late).await;
         }
         let settlement = self.service.engine().settlement(self.service.shared.clock.now());
         let tokens: HashMap<Credential, Token> =
             settlement.tokens.iter().filter_map(|with| Some((*with, self.token(*with)?))).collect();
+        let unknown = unowned(&settlement);
         let mut failed = self.revoke_tokens(&tokens, end).await;
         let (covered, own): (Vec<Debt>, Vec<Debt>) =
             settlement.leases.into_iter().partition(|debt| tokens.contains_key(&debt.with));
         // A token that could not be revoked leaves its leases to be revoked one by one.
         let uncovered = covered.into_iter().filter(|debt| failed.contains_key(&debt.with));
         let left = self.revoke_leases(own.into_iter().chain(uncovered).collect(), end).await;
-        let unrevoked: Vec<Unrevoked> =
+        let mut unrevoked: Vec<Unrevoked> =
             left.into_iter().map(|(debt, reason)| self.unrevoked(&debt, reason)).collect();
-        for lease in &unrevoked {
-            let Unrevoked { lease, path, seconds, reason } = lease;
+        for Unrevoked { lease, path, seconds, reason } in &unrevoked {
             tracing::warn!(
                 lease,
                 path,
@@ -60,6 +70,12 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 reason,
                 "this lease could not be revoked and lives on"
             );
+        }
+        for source in unknown {
+            let path = self.service.look(|engine, _| engine.path_of(source).unwrap_or_default());
+            let reason = "this request was still on its way; what it brings lives on until its lease ends";
+            tracing::warn!(path, "{reason}");
+            unrevoked.push(Unrevoked { lease: None, path, seconds: None, reason: reason.to_owned() });
         }
         for (with, failure) in failed.drain() {
             let name = self.settings.names.identities.get(with.identity.0 as usize);
@@ -81,7 +97,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
             }
             self.take(message);
             let now = self.service.shared.clock.now();
-            if !self.service.engine().settlement(now).minting {
+            if self.service.engine().settlement(now).minting.is_empty() {
                 return;
             }
         }
@@ -140,8 +156,15 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
     fn unrevoked(&self, debt: &Debt, reason: String) -> Unrevoked {
         let now = self.service.shared.clock.now();
         let path = self.service.look(|engine, _| engine.path_of(debt.source).unwrap_or_default());
-        Unrevoked { lease: debt.lease.0.clone(), path, seconds: debt.expires.since(now).as_secs(), reason }
+        let seconds = Some(debt.expires.since(now).as_secs());
+        Unrevoked { lease: Some(debt.lease.0.clone()), path, seconds, reason }
     }
+}
+
+/// Reads that may mint with tokens that are not to be revoked.
+fn unowned(settlement: &Settlement) -> Vec<SourceId> {
+    let unowned = settlement.minting.iter().filter(|(_, with)| !settlement.tokens.contains(with));
+    unowned.map(|(source, _)| *source).collect()
 }
 
 async fn within<T>(end: Instant, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -137,8 +137,8 @@ pub struct Settlement {
     pub tokens: Vec<Credential>,
     /// All leases that live.
     pub leases: Vec<Debt>,
-    /// Whether a read that may mint is still on its way.
-    pub minting: bool,
+    /// Reads that may mint and are still on their way.
+    pub minting: Vec<(SourceId, Credential)>,
 }
 
 /// The extended attributes of a file.
@@ -434,8 +434,13 @@ impl<B: Body> Engine<B> {
             .collect();
         let minting = self
             .sources
-            .values()
-            .any(|source| matches!(source.fetch, Fetch::InFlight { .. }) && source.mints != Some(false));
+            .iter()
+            .filter(|(_, source)| source.mints != Some(false))
+            .filter_map(|(id, source)| match source.fetch {
+                Fetch::InFlight { with, .. } => Some((*id, with)),
+                Fetch::Idle | Fetch::Queued { .. } => None,
+            })
+            .collect();
         Settlement { tokens, leases, minting }
     }
 }
