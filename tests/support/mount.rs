@@ -49,7 +49,7 @@ impl Mount {
         let log = File::create(directory.path().join("log")).expect("a file can be made");
         let mut command = leasefs();
         command.arg("mount").arg(&path).arg(directory.path().join("mnt"));
-        command.env("LEASEFS_LOG", "leasefs=debug").envs(variables.iter().copied());
+        command.env("LEASEFS_LOG", "leasefs=debug").env("NO_COLOR", "1").envs(variables.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be cloned")).stderr(log);
         let child = command.spawn().expect("leasefs can be started");
         Mount { child, directory }

@@ -54,10 +54,23 @@ impl World {
         self.wait(self.postgres.add_role(&self.bao, "database", name, default_ttl, max_ttl));
     }
 
+    /// A role whose accounts take a while to make, `NAME/creds/NAME`: with an engine of its own, since an
+    /// engine does nothing else meanwhile.
+    pub fn slow_role(&self, name: &str, seconds: f32) {
+        assert!(name.len() <= 8, "{name}");
+        self.wait(self.postgres.connect(&self.bao, name));
+        let statement = format!(
+            "create role \"{{{{name}}}}\" login password '{{{{password}}}}' valid until '{{{{expiration}}}}'; \
+             select pg_sleep({seconds})"
+        );
+        let definition = json!({"db_name": "private", "creation_statements": [statement], "default_ttl": 60});
+        self.wait(self.bao.call("POST", &format!("{name}/roles/{name}"), Some(definition)));
+    }
+
     /// An identity that logs in with an AppRole of its own, as a table of the configuration. It may read
-    /// `database/` and `secret/`.
+    /// `secret/` and credentials.
     pub fn approle(&self, name: &str, mut options: Value) -> String {
-        let rules = r#"path "database/creds/*" { capabilities = ["read"] }
+        let rules = r#"path "+/creds/*" { capabilities = ["read"] }
                        path "secret/*" { capabilities = ["read", "list"] }"#;
         self.wait(self.bao.write_policy(name, rules));
         options["token_policies"] = json!(name);
@@ -96,7 +109,8 @@ impl World {
 
     /// The leases of a role.
     pub fn leases(&self, role: &str) -> Vec<String> {
-        self.wait(self.bao.leases(&format!("database/creds/{role}")))
+        let prefixes = [format!("database/creds/{role}"), format!("{role}/creds/{role}")];
+        prefixes.iter().flat_map(|prefix| self.wait(self.bao.leases(prefix))).collect()
     }
 
     /// The one lease of a role.
