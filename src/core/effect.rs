@@ -338,7 +338,7 @@ pub struct Opened {
     pub handle: HandleId,
     /// Which file.
     pub ino: Ino,
-    /// The kernel remembers another size: make it forget the attributes before the reply.
+    /// The kernel remembers another size, be it an outdated one: tell it the right one before the reply.
     pub forget_attributes: bool,
 }
 

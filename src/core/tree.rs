@@ -113,7 +113,7 @@ pub struct Field {
 pub struct Told {
     /// The size.
     pub size: u64,
-    /// Until when the kernel believes it.
+    /// Until when the kernel believes it. It remembers it for longer, and shows it to those who don't ask.
     pub until: BootTime,
 }
 
@@ -241,9 +241,9 @@ impl Tree {
     }
 
     /// Notes what the kernel is told of a size.
-    pub fn tell(&mut self, ino: Ino, told: Option<Told>) {
+    pub fn tell(&mut self, ino: Ino, told: Told) {
         if let Some(slot) = self.slots.get_mut(&ino) {
-            slot.told = told;
+            slot.told = Some(told);
         }
     }
 

@@ -43,14 +43,6 @@ impl Wiring {
     pub fn missing(&self) -> &[KernelFeature] {
         self.missing.get().map_or(&[], Vec::as_slice)
     }
-
-    fn forget_attributes(&self, ino: Ino) {
-        if let Some(notices) = self.notices.get()
-            && let Err(error) = notices.attributes_now(ino)
-        {
-            tracing::warn!(%error, "the kernel may show an old size");
-        }
-    }
 }
 
 /// The file system that the kernel sees.
@@ -80,13 +72,13 @@ impl<C: Clock> Adapter<C> {
     /// Replies now, or lets the reply wait with the driver.
     fn finish<T>(&self, outcome: Outcome<T>, reply: Pending, answer: impl FnOnce(T) -> Answer) {
         match outcome {
-            Outcome::Done(result) => reply.send(result.map(answer), &self.wiring),
+            Outcome::Done(result) => reply.send(result.map(answer), &self.service, &self.wiring),
             Outcome::Wait(ticket) => {
-                let waiting = Waiting { reply, wiring: Arc::clone(&self.wiring) };
-                self.service.wait(ticket, Box::new(waiting));
+                let (service, wiring) = (self.service.clone(), Arc::clone(&self.wiring));
+                self.service.wait(ticket, Box::new(Waiting { reply, service, wiring }));
             }
             // The groups were read; a verdict that still asks for them is a denial.
-            Outcome::NeedGroups => reply.send(Err(FsError::CallerDenied), &self.wiring),
+            Outcome::NeedGroups => reply.error(FsError::CallerDenied),
         }
     }
 }
@@ -99,14 +91,9 @@ enum Pending {
 }
 
 impl Pending {
-    fn send(self, answer: Result<Answer, FsError>, wiring: &Wiring) {
+    fn send<C: Clock>(self, answer: Result<Answer, FsError>, service: &Service<C>, wiring: &Wiring) {
         match (self, answer) {
-            (Pending::Open(reply), Ok(Answer::Opened(Opened { handle, ino, forget_attributes }))) => {
-                if forget_attributes {
-                    wiring.forget_attributes(ino);
-                }
-                reply.opened(handle.into(), FILE_FLAGS);
-            }
+            (Pending::Open(reply), Ok(Answer::Opened(opened))) => send_opened(reply, opened, service, wiring),
             (
                 Pending::OpenDirectory(reply),
                 Ok(Answer::DirectoryOpened(DirectoryOpened { handle, cache })),
@@ -130,15 +117,36 @@ impl Pending {
     }
 }
 
+/// Answers OPEN; where the kernel remembers another size, only once it knows the right one.
+fn send_opened<C: Clock>(reply: ReplyOpen, opened: Opened, service: &Service<C>, wiring: &Wiring) {
+    let Opened { handle, ino, forget_attributes } = opened;
+    let Some(notices) = wiring.notices.get().filter(|_| forget_attributes) else {
+        return reply.opened(handle.into(), FILE_FLAGS);
+    };
+    let body = service.look(|engine, now| engine.read(now, handle, Reader::Handle));
+    let kernel = notices.clone();
+    notices.then(Box::new(move || {
+        // Without a body it has ended meanwhile, and all reads will say so.
+        if let Ok(body) = body {
+            let bytes = body.expose();
+            if let Err(error) = kernel.size_now(ino, bytes.len() as u64, bytes.last().copied()) {
+                tracing::warn!(%error, "the kernel may show an old size");
+            }
+        }
+        reply.opened(handle.into(), FILE_FLAGS);
+    }));
+}
+
 /// A reply that waits with the driver.
-struct Waiting {
+struct Waiting<C> {
     reply: Pending,
+    service: Service<C>,
     wiring: Arc<Wiring>,
 }
 
-impl Reply for Waiting {
+impl<C: Clock> Reply for Waiting<C> {
     fn answer(self: Box<Self>, answer: Result<Answer, FsError>) {
-        self.reply.send(answer, &self.wiring);
+        self.reply.send(answer, &self.service, &self.wiring);
     }
 }
 

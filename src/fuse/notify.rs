@@ -2,7 +2,8 @@
 //!
 //! A notification made inside a handler of LOOKUP or READDIR, or under a lock that a handler wants,
 //! deadlocks with the kernel. So [`Notices::send`] only queues, and the thread that notifies holds no
-//! lock and serves no request. The exception is [`Notices::attributes_now`].
+//! lock and serves no request. What must be done before a reply is queued with the reply itself, by
+//! [`Notices::then`]; [`Notices::attributes_now`] alone is fine in a handler.
 //!
 //! Must never wait for anything but the kernel and the next notice.
 
@@ -94,6 +95,22 @@ impl Notices {
         self.kernel.notify(&Notice::Attributes(ino))
     }
 
+    /// Makes the kernel take over the size of a file before this returns, and ask anew for its other
+    /// attributes. An answer to OPEN can't carry a size, and a program that goes by the kernel's without
+    /// asking (sendfile, splice) would see an empty file. `last` is the file's last byte; without one it
+    /// is empty. Only inside [`Notices::then`]: it may wait for reads that fill the page cache, and so for
+    /// their handlers.
+    ///
+    /// # Errors
+    /// What the kernel said; then it may go on believing in the old size.
+    pub fn size_now(&self, ino: Ino, size: u64, last: Option<u8>) -> io::Result<()> {
+        if let Some(last) = last {
+            Kernel::store(&self.kernel.kernel, ino, size.saturating_sub(1), &[last])?;
+        }
+        // Storing lets a file grow; that it shrank must be asked.
+        self.attributes_now(ino)
+    }
+
     /// How many notices were sent since the start.
     pub fn counts(&self) -> NoticeCounts {
         NoticeCounts {
@@ -108,6 +125,8 @@ trait Kernel {
     /// FUSE_NOTIFY_INVAL_INODE: `len` bytes from `offset`, 0 bytes being all of the rest; a negative
     /// offset leaves the pages alone.
     fn inval_inode(&self, ino: Ino, offset: i64, len: i64) -> io::Result<()>;
+    /// FUSE_NOTIFY_STORE.
+    fn store(&self, ino: Ino, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// FUSE_NOTIFY_INVAL_ENTRY.
     fn inval_entry(&self, parent: Ino, name: &str) -> io::Result<()>;
 }
@@ -116,6 +135,10 @@ impl Kernel for Notifier {
     // fuser itself takes ENOENT for success: the kernel had forgotten it already.
     fn inval_inode(&self, ino: Ino, offset: i64, len: i64) -> io::Result<()> {
         Notifier::inval_inode(self, ino.into(), offset, len)
+    }
+
+    fn store(&self, ino: Ino, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        Notifier::store(self, ino.into(), offset, bytes)
     }
 
     fn inval_entry(&self, parent: Ino, name: &str) -> io::Result<()> {
@@ -172,6 +195,11 @@ mod tests {
         fn inval_inode(&self, ino: Ino, offset: i64, len: i64) -> io::Result<()> {
             self.0.lock().unwrap().push(format!("inode {} {offset} {len}", ino.0));
             if ino == Ino(13) { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
+        }
+
+        fn store(&self, ino: Ino, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            self.0.lock().unwrap().push(format!("store {} {offset} {}", ino.0, bytes.len()));
+            Ok(())
         }
 
         fn inval_entry(&self, parent: Ino, name: &str) -> io::Result<()> {

@@ -107,9 +107,9 @@ impl<B: Body> Engine<B> {
         };
         let (which, size) = (generation.id, body.size());
         let told = self.tree.slot(ino).and_then(|slot| slot.told);
-        let forget_attributes = told.is_some_and(|told| told.until > at.now && told.size != size);
+        let forget_attributes = told.is_none_or(|told| told.size != size);
         if forget_attributes {
-            self.tree.tell(ino, None);
+            self.tree.tell(ino, Told { size, until: at.now });
         }
         let file = OpenFile { ino, source: id, piece, generation: which, body: Some(body) };
         let handle = self.handles.open(file);
@@ -317,8 +317,7 @@ impl<B: Body> Engine<B> {
             None if mints == Some(true) => (0, self.settings.mounted, LONG),
             None => (0, self.settings.mounted, std::time::Duration::ZERO),
         };
-        let told = (!ttl.is_zero()).then(|| Told { size, until: now + ttl });
-        self.tree.tell(ino, told);
+        self.tree.tell(ino, Told { size, until: now + ttl });
         Attributes { ino, node_type: NodeType::File, size, mtime, rule, ttl }
     }
 
