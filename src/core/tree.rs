@@ -240,10 +240,10 @@ impl Tree {
         self.slots.get(&ino)
     }
 
-    /// Notes what the kernel is told of a size.
-    pub fn tell(&mut self, ino: Ino, told: Told) {
+    /// Notes what the kernel believes of a size.
+    pub fn tell(&mut self, ino: Ino, told: Option<Told>) {
         if let Some(slot) = self.slots.get_mut(&ino) {
-            slot.told = Some(told);
+            slot.told = told;
         }
     }
 

@@ -49,7 +49,9 @@ impl Drop for Place {
 }
 
 /// Names scenarios after their functions.
+#[allow(unused_macros, reason = "not each test file has scenarios")]
 macro_rules! scenarios {
     ($($name:ident),+ $(,)?) => { [$((stringify!($name), $name as fn(&_))),+] };
 }
+#[allow(unused_imports, reason = "not each test file has scenarios")]
 pub(crate) use scenarios;

@@ -109,7 +109,7 @@ impl<B: Body> Engine<B> {
         let told = self.tree.slot(ino).and_then(|slot| slot.told);
         let forget_attributes = told.is_none_or(|told| told.size != size);
         if forget_attributes {
-            self.tree.tell(ino, Told { size, until: at.now });
+            self.tree.tell(ino, Some(Told { size, until: at.now }));
         }
         let file = OpenFile { ino, source: id, piece, generation: which, body: Some(body) };
         let handle = self.handles.open(file);
@@ -317,7 +317,7 @@ impl<B: Body> Engine<B> {
             None if mints == Some(true) => (0, self.settings.mounted, LONG),
             None => (0, self.settings.mounted, std::time::Duration::ZERO),
         };
-        self.tree.tell(ino, Told { size, until: now + ttl });
+        self.tree.tell(ino, Some(Told { size, until: now + ttl }));
         Attributes { ino, node_type: NodeType::File, size, mtime, rule, ttl }
     }
 
