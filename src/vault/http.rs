@@ -238,7 +238,8 @@ impl Http {
     fn keep_index(&self, echoed: Option<&HeaderValue>, fresh: &HeaderValue) {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         if index.as_ref() == echoed {
-            *index = Some(fresh.clone());
+            // A clone would share, and so keep, the buffer that the whole answer was read into.
+            *index = HeaderValue::from_bytes(fresh.as_bytes()).ok();
         }
     }
 }
