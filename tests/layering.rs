@@ -50,10 +50,10 @@ const NOT_IN_THE_CORE: [&str; 9] = [
 
 /// Each file that looks at secret bytes, and at how many places.
 const EXPOSURES: [(&str, usize); 4] = [
-    ("fuse/adapter.rs", 1),       // the READ reply
-    ("render/mod.rs", 3),         // a file of one field, of all fields, and a directory of fields
+    ("fuse/adapter.rs", 2), // the READ reply, and the last byte that brings a size to the kernel
+    ("render/mod.rs", 3),   // a file of one field, of all fields, and a directory of fields
     ("vault/auth/approle.rs", 1), // the login request
-    ("vault/http.rs", 1),         // the token header
+    ("vault/http.rs", 1),   // the token header
 ];
 
 struct File {

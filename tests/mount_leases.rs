@@ -295,7 +295,7 @@ fn a_lease_revoked_in_vault_is_noticed_within_revocation_check(world: &World) {
 
 fn a_lease_shortened_in_vault_ends_with_it(world: &World) {
     world.role("shorter", 60, 180);
-    let mount = mount(world, "revocation-check = \"1s\"", &credential("shorter", ""));
+    let mount = mount(world, "revocation-check = \"1s\"", &credential("shorter", "renew = \"never\"\n"));
     let file = File::open(mount.path("user")).unwrap();
     let lease = world.lease("shorter");
     // An increment below what remains shortens it.

@@ -95,7 +95,7 @@ impl<B: Body> Engine<B> {
             let with = Credential { identity: id, token };
             fx.push(if terms.ours { Effect::RevokeToken { with } } else { Effect::DropToken { with } });
             let reason = "the token was over before it arrived: ask for tokens that live longer";
-            self.take_login_failure(at, id, Failure::new(Fault::Unusable, reason), fx);
+            self.take_login_failure(at, id, Failure::new(Fault::TokenLost, reason), fx);
             return;
         }
         let identity = self.identity_mut(id);
