@@ -1,5 +1,7 @@
 //! Several scenarios at once, on servers that they share: tests of leases mostly wait, and can wait together.
 
+#![allow(clippy::print_stdout, reason = "a test says how long each scenario took")]
+
 use std::env;
 use std::sync::mpsc;
 use std::thread;

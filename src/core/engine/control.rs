@@ -228,10 +228,11 @@ impl<B: Body> Engine<B> {
         })
     }
 
-    /// The value of an extended attribute, for a caller who may read the file.
+    /// The value of an extended attribute, for a caller who may read the file, or the file in a directory
+    /// that it is about.
     pub fn xattr(&self, now: BootTime, caller: &Caller, ino: Ino, name: &str) -> Outcome<XattrValue> {
         let Some((_, _, rule)) = self.file_of(ino) else {
-            return Outcome::Done(Err(FsError::NoSuchAttribute));
+            return self.directory_xattr(now, caller, ino, name);
         };
         match may_read(caller, &rule) {
             Verdict::NeedGroups => return Outcome::NeedGroups,
@@ -254,11 +255,14 @@ impl<B: Body> Engine<B> {
     }
 
     /// The names of the extended attributes that have a value now, for a caller who may read the file.
-    pub fn xattr_names(&self, now: BootTime, caller: &Caller, ino: Ino) -> Outcome<Vec<&'static str>> {
+    pub fn xattr_names(&self, now: BootTime, caller: &Caller, ino: Ino) -> Outcome<Vec<String>> {
+        if self.file_of(ino).is_none() {
+            return self.directory_xattr_names(now, caller, ino);
+        }
         let mut names = Vec::new();
         for name in XATTRS {
             match self.xattr(now, caller, ino, name) {
-                Outcome::Done(Ok(_)) => names.push(name),
+                Outcome::Done(Ok(_)) => names.push(name.to_owned()),
                 Outcome::NeedGroups => return Outcome::NeedGroups,
                 Outcome::Done(Err(_)) | Outcome::Wait(_) => {}
             }
@@ -464,7 +468,7 @@ fn state_of<B: Body>(
     }
 }
 
-fn error_of<'a, B: Body>(
+pub(super) fn error_of<'a, B: Body>(
     source: &'a Source<B>,
     live: Option<&'a Generation<B>>,
     piece: &Piece,

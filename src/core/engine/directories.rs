@@ -11,7 +11,7 @@ use crate::core::access::Rule;
 use crate::core::effect::{
     Attributes, Credential, DirectoryOpened, Effect, Minting, NodeType, ReadRequest, Report,
 };
-use crate::core::engine::fetching::Demand;
+use crate::core::engine::fetching::{Demand, SILENCE};
 use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::{On, Start};
 use crate::core::engine::{Effects, Engine, LONG};
@@ -152,7 +152,7 @@ impl<B: Body> Engine<B> {
         self.source_for(SourceSpec { identity: spec.identity, request, policy: spec.policy, fields: true })
     }
 
-    fn known_secret_of(&self, directory: &TreeDirectory) -> Option<SourceId> {
+    pub(super) fn known_secret_of(&self, directory: &TreeDirectory) -> Option<SourceId> {
         let spec = &self.trees[directory.tree.0 as usize];
         let request =
             ReadRequest { path: directory.path.clone(), params: None, version: None, engine: spec.engine };
@@ -304,6 +304,30 @@ impl<B: Body> Engine<B> {
         let fresh_until = sent + self.settings.list_max_age;
         list.shown = Some(Shown { listing: Arc::new(listing), fresh_until, bytes });
         Ok(skipped)
+    }
+
+    /// A caller's time is over while the list of a directory is on its way, or the secret whose fields it
+    /// shows.
+    pub(super) fn note_silent_directory(&mut self, ino: Ino, fx: &mut Effects) {
+        if let Some(list) = self.lists.get_mut(&ino).filter(|list| list.fetch != ListFetch::Idle) {
+            list.failure = Some(Failure::new(Fault::TimedOut, SILENCE));
+        }
+        if let Some((source, _, _)) = self.fields_in(ino) {
+            self.note_silence(source, fx);
+        }
+    }
+
+    /// Why the last list of a directory failed.
+    pub(super) fn list_failure(&self, ino: Ino) -> Option<&Failure> {
+        self.lists.get(&ino)?.failure.as_ref()
+    }
+
+    /// The names that a directory shows now, as far as they are known.
+    pub(super) fn names_in(&self, now: BootTime, ino: Ino) -> Vec<String> {
+        let declared = self.tree.declared_children(ino).map(|(name, _)| name.to_owned());
+        let listing = self.entries_in(ino).unwrap_or_default();
+        let fields = self.field_nodes(now, ino, &listing.entries).into_keys();
+        declared.chain(listing.entries.keys().cloned()).chain(fields).collect()
     }
 
     fn drop_shown(&mut self, ino: Ino) {

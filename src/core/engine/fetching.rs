@@ -15,6 +15,9 @@ use crate::core::time::{BootTime, Moment, scaled};
 /// After that long a read that is on its way keeps nobody waiting who can be shown a stale value.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// What a caller is told whose time is over.
+pub(super) const SILENCE: &str = "Vault did not answer within read-timeout; the request is still under way";
+
 /// What became of a read.
 #[derive(Debug)]
 pub enum FetchResult<B> {
@@ -443,11 +446,27 @@ impl<B: Body> Engine<B> {
 
     /// Notes a failure, and tells the operator unless it is the one that he was just told.
     fn fail(&mut self, at: Moment, id: SourceId, failure: Failure, fx: &mut Effects) {
+        self.report_failure(id, &failure, fx);
+        self.note_failure(at, id, failure);
+    }
+
+    fn report_failure(&self, id: SourceId, failure: &Failure, fx: &mut Effects) {
         let known = self.sources.get(&id).and_then(|source| source.failure.as_ref());
         if known.is_none_or(|known| known.fault != failure.fault) {
             fx.push(Effect::Report(Report::FetchFailed { source: id, failure: failure.clone() }));
         }
-        self.note_failure(at, id, failure);
+    }
+
+    /// A caller's time is over while a read is on its way: that is the reason until the read is back.
+    pub(super) fn note_silence(&mut self, id: SourceId, fx: &mut Effects) {
+        if self.sources.get(&id).is_none_or(|source| source.fetch == Fetch::Idle) {
+            return;
+        }
+        let failure = Failure::new(Fault::TimedOut, SILENCE);
+        self.report_failure(id, &failure, fx);
+        if let Some(source) = self.sources.get_mut(&id) {
+            source.failure = Some(failure);
+        }
     }
 
     /// Remembers why a read failed, and does not let the engine itself ask again too soon.

@@ -8,7 +8,8 @@
 //! - a ticket is answered exactly once.
 //!
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
-//! `leases`, `tokens`, `directories` (trees and their lists), `control` (what an operator asks).
+//! `leases`, `tokens`, `directories` (trees and their lists), `control` (what an operator asks), `reasons`
+//! (what a directory says of its names).
 
 mod census;
 mod control;
@@ -16,6 +17,7 @@ mod directories;
 mod fetching;
 mod leases;
 mod operations;
+mod reasons;
 mod tokens;
 mod waiting;
 mod wakes;

@@ -230,6 +230,10 @@ impl<B: Body> Engine<B> {
             for list in engine.lists.values_mut() {
                 list.waiters.remove(&ticket);
             }
+            match engine.file_of(ino) {
+                Some((source, _, _)) => engine.note_silence(source, fx),
+                None => engine.note_silent_directory(ino, fx),
+            }
             let gone = engine.vanished.contains(&ino);
             let stale = engine.file_of(ino).filter(|(id, _, _)| !gone && engine.live(at.now, *id).is_some());
             let answer = match (operation, stale) {
