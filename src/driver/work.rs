@@ -212,7 +212,10 @@ impl<V: Vault, C: Clock> Work<V, C> {
         }
         self.refuse_if_down().map_err(FetchResult::Failed)?;
         let mount = self.vault.mount_of(token, &fetch.read.path).await;
-        self.note(&mount);
+        if mount.is_err() {
+            // What was known already says nothing of the server.
+            self.note(&mount);
+        }
         match (mount, fetch.minting) {
             (Ok(mount), _) if mount.kind == "kv" || mount.kind == "generic" => Ok(Lane::Kv),
             (Ok(_), Minting::Forbidden) => Err(FetchResult::WouldMint),
