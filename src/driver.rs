@@ -25,6 +25,7 @@ use crate::core::effect::{Answer, Credential, Effect};
 use crate::core::engine::{Effects, Engine, FetchResult, Granted};
 use crate::core::error::{Failure, FsError};
 use crate::core::identity::TokenTerms;
+use crate::core::listing::Keys;
 use crate::core::name::{FileId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket};
 use crate::core::source::Body;
 use crate::core::time::{BootTime, Chance, Moment};
@@ -115,7 +116,7 @@ enum Completed {
         request: RequestId,
         with: Credential,
         sent: BootTime,
-        result: Result<Vec<String>, Failure>,
+        result: Result<Keys, Failure>,
     },
     LeaseRenewed {
         source: SourceId,

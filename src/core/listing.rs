@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::core::name::NAME_MAX;
+use crate::core::name::{NAME_MAX, VaultPath};
 
 /// What Vault lists under one name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,16 @@ pub struct Listed {
     pub folder: bool,
     /// `NAME`
     pub secret: bool,
+}
+
+/// What Vault answers to a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// What the names are joined to, to be read or listed themselves. It is the prefix, or another way to
+    /// write it: on KV v2 a folder `data` at the top would be taken for the API's own `data/`.
+    pub below: VaultPath,
+    /// The names, as Vault has them.
+    pub names: Vec<String>,
 }
 
 /// A list from Vault, by name.

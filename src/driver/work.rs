@@ -8,6 +8,7 @@ use crate::core::effect::{Credential, EngineHint, Minting, ReadRequest, Urgency}
 use crate::core::engine::{FetchResult, Granted};
 use crate::core::error::{Failure, Fault};
 use crate::core::identity::{TokenTerms, backoff_ceiling};
+use crate::core::listing::Keys;
 use crate::core::name::{IdentityId, Ino, LeaseId, RequestId, SourceId, VaultPath};
 use crate::core::source::{Fetched, FetchedKind, Piece};
 use crate::core::time::BootTime;
@@ -104,7 +105,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
             let sent = work.service.clock().now();
             let result = match token {
                 Some(token) => {
-                    work.repeat(&Lane::Kv, Urgency::Reader, || work.vault.list(&token, &prefix)).await
+                    work.repeat(&Lane::Kv, Urgency::Reader, || work.list_below(&token, &prefix)).await
                 }
                 None => Err(token_gone()),
             };
@@ -155,6 +156,16 @@ impl<V: Vault, C: Clock> Work<V, C> {
             let (_, result) = work.upkeep(token, revoke).await;
             Completed::LeaseRevoked { lease, result }
         });
+    }
+
+    async fn list_below(&self, token: &Token, prefix: &VaultPath) -> Result<Keys, Failure> {
+        let names = self.vault.list(token, prefix).await?;
+        let below = if names.iter().any(|name| matches!(name.as_str(), "data" | "data/")) {
+            self.vault.mount_of(token, prefix).await?.canonical(prefix)
+        } else {
+            prefix.clone()
+        };
+        Ok(Keys { below, names })
     }
 
     /// A request about a lease or a token.

@@ -353,8 +353,9 @@ impl Vault for Client {
         match self.mount_for(token, path).await? {
             Some(mount) => Ok(mount),
             None => {
-                let reason =
-                    format!("Vault doesn't say which engine serves {path}: the policy allows nothing there");
+                let reason = format!(
+                    "Vault doesn't say which engine serves {path}: nothing is mounted there, or the policy allows nothing"
+                );
                 Err(self.or_token_lost(token, Failure::new(Fault::Denied, reason)).await)
             }
         }

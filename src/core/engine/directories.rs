@@ -18,8 +18,8 @@ use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::handles::{DirectoryEntry, OpenDirectory};
 use crate::core::identity::LoginState;
-use crate::core::listing::{Listed, Listing, field_names};
-use crate::core::name::{Ino, RequestId, SourceId, Ticket, TreeId};
+use crate::core::listing::{Keys, Listed, Listing, field_names};
+use crate::core::name::{Ino, RequestId, SourceId, Ticket, TreeId, VaultPath};
 use crate::core::source::{Body, Piece, SourceSpec, Validity};
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Field, Node, OnExpiry, TreeDirectory, TreeSpec};
@@ -52,6 +52,7 @@ impl List {
 
 #[derive(Clone, Debug)]
 struct Shown {
+    below: VaultPath,
     listing: Arc<Listing>,
     fresh_until: BootTime,
     bytes: u64,
@@ -247,7 +248,7 @@ impl<B: Body> Engine<B> {
         request: RequestId,
         with: Credential,
         sent: BootTime,
-        result: Result<Vec<String>, Failure>,
+        result: Result<Keys, Failure>,
     ) -> Effects {
         self.run(at, |engine, fx| {
             let Some(list) = engine.lists.get_mut(&ino) else { return };
@@ -259,7 +260,7 @@ impl<B: Body> Engine<B> {
                 Some(Node::TreeDirectory(directory)) => Some(directory.path.clone()),
                 _ => None,
             };
-            let result = result.and_then(|keys| engine.take_keys(at, ino, sent, &keys, fx));
+            let result = result.and_then(|keys| engine.take_keys(at, ino, sent, keys, fx));
             match (result, prefix) {
                 (Ok(0), _) | (_, None) => {}
                 (Ok(count), Some(prefix)) => fx.push(Effect::Report(Report::NamesSkipped { prefix, count })),
@@ -285,10 +286,10 @@ impl<B: Body> Engine<B> {
         at: Moment,
         ino: Ino,
         sent: BootTime,
-        keys: &[String],
+        keys: Keys,
         fx: &mut Effects,
     ) -> Result<usize, Failure> {
-        let listing = Listing::new(keys.iter().map(String::as_str));
+        let listing = Listing::new(keys.names.iter().map(String::as_str));
         let bytes = listing.bytes();
         self.drop_shown(ino);
         // No source has this number: all may go to make room.
@@ -302,7 +303,7 @@ impl<B: Body> Engine<B> {
         let list = self.lists.entry(ino).or_default();
         list.failure = None;
         let fresh_until = sent + self.settings.list_max_age;
-        list.shown = Some(Shown { listing: Arc::new(listing), fresh_until, bytes });
+        list.shown = Some(Shown { below: keys.below, listing: Arc::new(listing), fresh_until, bytes });
         Ok(skipped)
     }
 
@@ -410,7 +411,7 @@ impl<B: Body> Engine<B> {
         match &self.tree.slot(ino)?.node {
             Node::TreeDirectory(directory) => Some(Node::TreeDirectory(TreeDirectory {
                 tree: directory.tree,
-                path: directory.path.join(name).ok()?,
+                path: self.lists.get(&ino)?.shown.as_ref()?.below.join(name).ok()?,
                 folder: listed.folder,
                 secret: listed.secret,
             })),
