@@ -5,6 +5,7 @@
 pub mod bao;
 pub mod conversation;
 pub mod fake_vault;
+pub mod memory;
 pub mod mount;
 pub mod postgres;
 pub mod scenarios;
