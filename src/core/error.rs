@@ -111,6 +111,26 @@ impl Fault {
         }
     }
 
+    /// Whether a read that ends like this has made nothing: Vault refused it, or it never got there. (A
+    /// connection that broke may have got there; that is rare.)
+    pub fn made_nothing(self) -> bool {
+        match self {
+            Fault::NotFound
+            | Fault::Denied
+            | Fault::TokenLost
+            | Fault::Unreachable
+            | Fault::Sealed
+            | Fault::RateLimited
+            | Fault::Refused => true,
+            Fault::LeaseGone
+            | Fault::NotRenewable
+            | Fault::TimedOut
+            | Fault::ServerError
+            | Fault::Unusable
+            | Fault::OutOfMemory => false,
+        }
+    }
+
     /// Whether the same request may succeed a moment later.
     pub fn is_transient(self) -> bool {
         match self {

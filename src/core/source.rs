@@ -391,6 +391,11 @@ impl Bucket {
             Err(now + scaled(interval, 1.0 - self.left) + Duration::from_nanos(1))
         }
     }
+
+    /// Puts one back that was taken out and not used.
+    pub fn put_back(&mut self) {
+        self.left = (self.left + 1.0).min(Bucket::CAPACITY);
+    }
 }
 
 /// A source and what is known of it.
@@ -420,8 +425,10 @@ pub struct Source<B> {
     pub nodes: BTreeSet<Ino>,
     /// Its mints.
     pub bucket: Bucket,
-    /// The duration of its last lease, for the bucket.
+    /// The duration of its last lease; tells how long it counts as in use.
     pub lease_duration: Duration,
+    /// How long that lease could be used at all: its token may end before it. For the bucket.
+    pub usable: Duration,
     /// Reads that failed in a row.
     pub failures: u32,
     /// Nobody asks again by himself before that.
@@ -450,6 +457,7 @@ impl<B: Body> Source<B> {
             nodes: BTreeSet::new(),
             bucket: Bucket::FULL,
             lease_duration: Duration::ZERO,
+            usable: Duration::ZERO,
             failures: 0,
             not_before: BootTime(0),
         }
@@ -484,7 +492,7 @@ impl<B: Body> Source<B> {
         let shortest = Duration::from_secs(1);
         match urgency {
             Urgency::Reader => shortest,
-            Urgency::Renewal | Urgency::Background => (self.lease_duration / 10).max(shortest),
+            Urgency::Renewal | Urgency::Background => (self.usable / 10).max(shortest),
         }
     }
 

@@ -220,16 +220,33 @@ impl<B: Body> Engine<B> {
                 self.fetch_is_over(id);
                 if let Some(source) = self.sources.get_mut(&id) {
                     source.mints = Some(true);
+                    if source.current.as_ref().is_some_and(Generation::is_kv) {
+                        let reason = "another engine serves its path by now: open it anew";
+                        self.note_failure(at, id, Failure::new(Fault::Refused, reason));
+                    }
                 }
                 // Programs that opened it meanwhile want more than those that only looked.
                 self.wake_waiters_of_source(at, id, Start::Yes, fx);
             }
             FetchResult::Failed(failure) => {
+                if failure.fault.made_nothing() {
+                    self.put_mint_back(id);
+                }
                 self.fetch_is_over(id);
                 self.take_failure(at, id, with, minting, failure, fx);
             }
         }
         self.drop_unused_tokens(with.identity, fx);
+    }
+
+    /// The read on its way has minted nothing: failures must not keep the next one waiting.
+    fn put_mint_back(&mut self, id: SourceId) {
+        if let Some(source) = self.sources.get_mut(&id)
+            && source.mints == Some(true)
+            && matches!(source.fetch, Fetch::InFlight { minting: Minting::Allowed, .. })
+        {
+            source.bucket.put_back();
+        }
     }
 
     fn fetch_is_over(&mut self, id: SourceId) {
@@ -285,7 +302,13 @@ impl<B: Body> Engine<B> {
             source.lease_duration = lease.duration;
             lease.expires = at.now + lease.duration;
         }
-        if at.now >= self.end_of(&generation) {
+        let end = self.end_of(&generation);
+        if let Some(source) = self.sources.get_mut(&id)
+            && let Some(lease) = generation.lease()
+        {
+            source.usable = end.since(lease.granted).min(lease.duration);
+        }
+        if at.now >= end {
             let reason = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
             self.reject(at, id, generation, Failure::new(Fault::Unusable, reason), fx);
             return;
@@ -295,7 +318,7 @@ impl<B: Body> Engine<B> {
             .is_some_and(|current| at.now < self.end_of(current) && current.shows_the_same(&generation));
         if unchanged {
             self.extend(id, generation, fx);
-        } else if self.make_room(at, id, generation.bytes, fx) {
+        } else if self.make_room_for(at, id, generation.bytes, fx) {
             self.publish(at, id, generation, fx);
         } else {
             let reason = format!(
@@ -379,6 +402,16 @@ impl<B: Body> Engine<B> {
             self.invalidate_sizes(at.now, id, fx);
         }
         fx.push(Effect::Report(Report::Published { source: id, lease, end }));
+    }
+
+    /// As [`Engine::make_room`], for a generation of this source: what it replaces goes in any case.
+    fn make_room_for(&mut self, at: Moment, id: SourceId, bytes: u64, fx: &mut Effects) -> bool {
+        let Some(source) = self.sources.get(&id) else { return false };
+        // As `publish` chooses it.
+        let unread = source.current.as_ref().filter(|one| one.handles.is_empty());
+        let replaced = unread.or(source.previous.as_ref());
+        let more = bytes.saturating_sub(replaced.map_or(0, |one| one.bytes));
+        self.make_room(at, id, more, fx)
     }
 
     /// Makes room for `bytes` more: the least recently opened KV secrets without handles go first.
