@@ -1,0 +1,300 @@
+//! The invariants, each as a function.
+
+use leasefs::core::access::Rule;
+use leasefs::core::effect::{Attributes, Effect, Minting, NodeType, Outcome};
+use leasefs::core::engine::{Effects, Layout, Reader, Settlement};
+use leasefs::core::error::FsError;
+use leasefs::core::name::{Ino, SourceId};
+use leasefs::core::source::{Piece, SourcePolicy};
+use leasefs::core::time::BootTime;
+
+use crate::vault::Vault;
+use crate::world::{Issue, TestBody, World};
+
+/// All that hold at any time.
+pub fn all(world: &mut World) {
+    let answers = what_handles_read(world);
+    no_byte_after_the_end(world, &answers);
+    a_handle_keeps_its_generation(world, &answers);
+    the_page_cache_gets_the_current_generation(world);
+    at_most_two_generations(world);
+    wakes_are_in_time(world);
+    memory_is_what_is_held(world);
+    the_bucket_holds(world);
+}
+
+type Answers = Vec<(leasefs::core::name::HandleId, Result<usize, FsError>)>;
+
+/// Reads every handle, and checks whose bytes it gets.
+fn what_handles_read(world: &World) -> Answers {
+    let mut answers = Vec::new();
+    for (handle, held) in &world.handles {
+        let read = world.engine.read(world.now, *handle, Reader::Handle);
+        if let Ok(body) = &read {
+            assert_eq!(body.piece, held.piece, "the bytes of another file");
+            assert_eq!(body.path, held.path, "the bytes of another secret");
+        }
+        answers.push((*handle, read.map(|body| body.issue)));
+    }
+    answers
+}
+
+/// What is read is alive: its lease, its token and its natural end lie ahead, and nothing that the engine
+/// was told says otherwise. Whether or not anybody ticked.
+fn no_byte_after_the_end(world: &World, answers: &Answers) {
+    for (handle, answer) in answers {
+        if let Ok(issue) = answer {
+            assert_alive(world, *issue, &format!("{handle:?}"));
+        }
+    }
+}
+
+fn assert_alive(world: &World, index: usize, who: &str) {
+    let issue = &world.issues[index];
+    let now = world.now;
+    assert_eq!(issue.dead, None, "{who} shows a dead secret: {issue:?}");
+    let end = latest_end(world, issue);
+    assert!(now < end, "{who} shows what ended at {end:?}, now is {now:?}: {issue:?}");
+}
+
+/// The latest end of an answer, by the truth and by what the engine was told.
+fn latest_end(world: &World, issue: &Issue) -> BootTime {
+    let told = world.token_ends.get(&issue.with).map_or(BootTime(0), |ends| ends.0).min(issue.end.0);
+    truth(&world.vault, issue).min(told)
+}
+
+fn truth(vault: &Vault, issue: &Issue) -> BootTime {
+    let token = vault.tokens.get(&issue.token).map_or(BootTime(0), |token| token.expires);
+    issue.lease.as_ref().map_or(BootTime::NEVER, |lease| vault.natural_end(lease)).min(token)
+}
+
+/// A handle reads what was current when it was opened, until that ends; then nothing, for ever. It does
+/// not end without a reason.
+fn a_handle_keeps_its_generation(world: &mut World, answers: &Answers) {
+    for (handle, answer) in answers {
+        let Some(held) = world.handles.get_mut(handle) else { continue };
+        match answer {
+            Ok(issue) => {
+                assert!(!held.ended, "{handle:?} came back from the dead");
+                assert_eq!(*issue, held.issue, "{handle:?} reads another generation");
+            }
+            Err(FsError::GenerationEnded) if held.ended => {}
+            Err(FsError::GenerationEnded) => {
+                held.ended = true;
+                let issue = &world.issues[held.issue];
+                let token = world.token_ends.get(&issue.with).map_or(BootTime(0), |ends| ends.1);
+                let soonest = issue.end.1.min(token);
+                let excused = issue.excuse.is_some() || issue.newer > 1 || world.stopped;
+                assert!(
+                    world.now >= soonest || excused,
+                    "{handle:?} ended for no reason at {:?}, before {soonest:?}: {issue:?}",
+                    world.now
+                );
+            }
+            Err(error) => panic!("{handle:?}: {error}"),
+        }
+    }
+}
+
+/// A read for the page cache gets the current generation or nothing.
+fn the_page_cache_gets_the_current_generation(world: &World) {
+    for (handle, held) in &world.handles {
+        let Ok(body) = world.engine.read(world.now, *handle, Reader::PageCache) else { continue };
+        assert_eq!(body.piece, held.piece);
+        assert_eq!(world.current.get(&held.source), Some(&body.issue));
+        assert_alive(world, body.issue, "the page cache");
+    }
+}
+
+/// Never more than two generations of a source hold bytes.
+fn at_most_two_generations(world: &World) {
+    let mut of_source = std::collections::BTreeMap::new();
+    for index in &world.living {
+        *of_source.entry(world.issues[*index].source).or_insert(0) += 1;
+    }
+    assert!(of_source.values().all(|count| *count <= 2), "{of_source:?}");
+}
+
+/// Whatever ends has a wake for it, so that the bytes go in time.
+fn wakes_are_in_time(world: &World) {
+    let soon = world.now + std::time::Duration::from_millis(1);
+    for index in &world.living {
+        let end = latest_end(world, &world.issues[*index]);
+        if end == BootTime::NEVER {
+            continue;
+        }
+        let wake = world.engine.next_wake();
+        assert!(
+            wake.is_some_and(|wake| wake <= end.max(soon)),
+            "nobody wakes for {:?}: {wake:?}, but it ends {end:?}",
+            world.issues[*index]
+        );
+    }
+}
+
+/// After a tick nothing that has ended is held any more.
+pub fn wiped_after_tick(world: &World) {
+    for index in &world.living {
+        assert_alive(world, *index, "the engine's memory");
+    }
+}
+
+/// The books on memory are right, and within the limit.
+fn memory_is_what_is_held(world: &World) {
+    let bodies: u64 = world.living.iter().map(|index| world.issues[*index].held()).sum();
+    let lists = world.engine.census().list_bytes;
+    assert_eq!(world.engine.memory(), bodies + lists, "{bodies} of secrets and {lists} of lists");
+    assert!(world.engine.memory() <= world.layout.settings.max_memory);
+}
+
+/// Minting reads of a source: two at once, then one per interval.
+fn the_bucket_holds(world: &World) {
+    for (source, mints) in &world.mints {
+        let Some((last, _)) = mints.last() else { continue };
+        for (index, (first, _)) in mints.iter().enumerate().rev().take(20) {
+            let count = mints.len() - index;
+            // The interval may have grown with the lease meanwhile: the shortest counts.
+            let interval = mints[index..].iter().map(|(_, interval)| *interval).min().unwrap_or_default();
+            let flow = last.since(*first).as_secs_f64() / interval.as_secs_f64();
+            assert!(count as f64 <= 2.0 + flow + 0.001, "{source:?}: {count} mints, {flow} intervals");
+        }
+    }
+}
+
+/// GETATTR and OPENDIR never read what may mint.
+pub fn looking_never_mints(effects: &[Effect]) {
+    for effect in effects {
+        assert!(!matches!(effect, Effect::Read { minting: Minting::Allowed, .. }), "{effect:?}");
+    }
+}
+
+/// A caller who may not read causes nothing.
+pub fn no_effect(effects: &Effects, what: &str) {
+    assert!(effects.list.is_empty(), "{what}: {effects:?}");
+}
+
+/// A size is that of the current generation, or nothing.
+pub fn no_size_is_made_up(world: &World, attributes: &Attributes) {
+    if attributes.node_type == NodeType::Directory || attributes.size == 0 {
+        return;
+    }
+    let shown = world.living.iter().any(|index| {
+        let issue = &world.issues[*index];
+        world.current.get(&issue.source) == Some(index)
+            && issue
+                .bodies
+                .iter()
+                .filter_map(std::sync::Weak::upgrade)
+                .any(|body| body.size == attributes.size && is_of(world, attributes.ino, &body))
+    });
+    assert!(shown, "a size that no generation has: {attributes:?}");
+}
+
+/// What lies under a path: who may read it, and what it shows.
+struct Place {
+    rule: Rule,
+    path: String,
+    piece: Piece,
+}
+
+fn place(world: &World, ino: Ino) -> Option<Place> {
+    let name = world.path(ino);
+    let layout = &world.layout;
+    for (index, file) in layout.files.iter().enumerate() {
+        if file.name.as_str() == name {
+            let path = layout.sources[file.source.0 as usize].request.path.as_str().to_owned();
+            let piece = Piece::File(leasefs::core::name::FileId(index as u32));
+            return Some(Place { rule: file.rule, path, piece });
+        }
+    }
+    if world.kernel.get(&ino)?.node_type == NodeType::Directory {
+        return None;
+    }
+    let (directory, field) = name.rsplit_once('/')?;
+    for dir in &layout.field_dirs {
+        if dir.name.as_str() == directory {
+            let path = layout.sources[dir.source.0 as usize].request.path.as_str().to_owned();
+            return Some(Place { rule: dir.rule, path, piece: Piece::Field(field.to_owned()) });
+        }
+    }
+    let tree = &layout.trees[0];
+    let below = directory.strip_prefix(tree.name.as_str())?;
+    // A field that shares its name with an entry shows as `#NAME`.
+    let field = field.strip_prefix('#').unwrap_or(field);
+    let path = format!("{}{below}", tree.prefix);
+    Some(Place { rule: tree.rule, path, piece: Piece::Field(field.to_owned()) })
+}
+
+/// Who may read a file.
+pub fn rule_of(world: &World, ino: Ino) -> Option<Rule> {
+    place(world, ino).map(|place| place.rule)
+}
+
+fn is_of(world: &World, ino: Ino, body: &TestBody) -> bool {
+    place(world, ino).is_some_and(|place| place.path == body.path && place.piece == body.piece)
+}
+
+/// A body shows what its file's name says.
+pub fn body_is_of(world: &World, ino: Ino, body: &TestBody) {
+    assert!(is_of(world, ino, body), "{} shows {body:?}", world.path(ino));
+}
+
+/// The policy of a source; those without a number in the layout are of the tree.
+pub fn policy_of(layout: &Layout, source: SourceId) -> SourcePolicy {
+    layout.sources.get(source.0 as usize).map_or(layout.trees[0].policy, |spec| spec.policy)
+}
+
+/// No caller is forgotten.
+pub fn nothing_waits(world: &World) {
+    assert!(world.waiting.is_empty(), "never answered: {:?}", world.waiting);
+    assert_eq!(world.engine.census().waiting, 0);
+}
+
+/// Every lease that lives and that the engine knows of is to be given back, or its token is.
+pub fn all_is_settled(world: &World, settlement: &Settlement) {
+    let now = world.now;
+    let margin = std::time::Duration::from_secs(3);
+    let tokens: Vec<u64> =
+        settlement.tokens.iter().filter_map(|with| world.tokens.get(with)).copied().collect();
+    for (lease, with) in &world.delivered {
+        if !world.vault.lease_lives(now, lease) || world.vault.natural_end(lease) <= now + margin {
+            continue;
+        }
+        // The user's own token is over by our clock and lives on in Vault: that is his to end.
+        let users = !world.vault.tokens[&world.vault.leases[lease].token].ours;
+        if users && !world.tokens.contains_key(with) {
+            continue;
+        }
+        let in_leases = settlement.leases.iter().any(|debt| debt.lease == *lease);
+        let token = world.vault.leases[lease].token;
+        assert!(
+            in_leases || tokens.contains(&token),
+            "{lease} of {with:?} lives until {:?} and nobody gives it back (now {now:?})",
+            world.vault.natural_end(lease)
+        );
+    }
+}
+
+/// Stopped, and all answers in: nothing is held and nothing is expected.
+pub fn nothing_is_left(world: &World) {
+    assert_eq!(world.living.len(), 0);
+    assert!(!world.engine.settlement(world.now).minting);
+    assert_eq!(world.engine.memory(), world.engine.census().list_bytes);
+}
+
+/// Nothing that is not declared is left once nobody uses it.
+pub fn nothing_leaks(world: &World) {
+    let census = world.engine.census();
+    assert_eq!(census.names, 0, "{census:?}");
+    assert_eq!(census.sources, world.layout.sources.len(), "{census:?}");
+    assert!(census.lists <= world.layout.trees.len(), "{census:?}");
+    assert_eq!((census.open_files, census.waiting), (0, 0), "{census:?}");
+}
+
+/// What an outcome came to, if it is there at once.
+pub fn done<T>(outcome: Outcome<T>) -> Result<T, FsError> {
+    match outcome {
+        Outcome::Done(result) => result,
+        Outcome::Wait(_) | Outcome::NeedGroups => panic!("it waits"),
+    }
+}

@@ -1,0 +1,714 @@
+//! A small simulated world around one engine: a clock that jumps, a driver, a kernel, a Vault.
+//!
+//! It carries the engine's effects out with delays and losses, and writes down what the engine may know
+//! of each answer, so that `checks` can compare.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use leasefs::core::access::{Caller, Groups, Mode, Rule};
+use leasefs::core::effect::{
+    Answer, Attributes, Credential, Effect, EngineHint, NodeType, Opened, Outcome, Report,
+};
+use leasefs::core::engine::{Engine, Layout, Reader, Room, Settlement};
+use leasefs::core::error::FsError;
+use leasefs::core::name::{HandleId, Ino, LeaseId, RequestId, SourceId, Ticket};
+use leasefs::core::source::{Body, Piece};
+use leasefs::core::time::{BootTime, Chance, Moment};
+
+use crate::checks;
+use crate::driver::{Event, Step};
+use crate::vault::Vault;
+
+/// Whether to print what happens.
+pub static TRACE: AtomicBool = AtomicBool::new(false);
+
+/// The bytes of a file: what they are of, instead of what they are.
+#[derive(Debug)]
+pub struct TestBody {
+    /// Which answer of Vault they came in.
+    pub issue: usize,
+    /// Of which path.
+    pub path: String,
+    /// Which value.
+    pub content: u64,
+    /// Which part.
+    pub piece: Piece,
+    /// How many.
+    pub size: u64,
+}
+
+impl Body for TestBody {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        (&self.path, self.content, &self.piece) == (&other.path, other.content, &other.piece)
+    }
+}
+
+/// An answer of Vault that was handed to the engine.
+#[derive(Debug)]
+pub struct Issue {
+    /// Of which source.
+    pub source: SourceId,
+    /// The token that obtained it, or that it was last confirmed with.
+    pub with: Credential,
+    /// That token, as Vault knows it.
+    pub token: u64,
+    /// Which value.
+    pub content: u64,
+    /// Its lease.
+    pub lease: Option<LeaseId>,
+    /// Whether it is KV.
+    pub kv: bool,
+    /// The latest and the earliest end that the engine may derive from what it was told, tokens aside.
+    pub end: (BootTime, BootTime),
+    /// Why nobody may see it any more.
+    pub dead: Option<&'static str>,
+    /// Why handles on it may have ended early.
+    pub excuse: Option<String>,
+    /// How many generations were published since.
+    pub newer: u32,
+    /// Its bytes, wherever they still are.
+    pub bodies: Vec<Weak<TestBody>>,
+}
+
+impl Issue {
+    /// How many of its bytes are still held.
+    pub fn held(&self) -> u64 {
+        self.bodies.iter().filter_map(Weak::upgrade).map(|body| body.size).sum()
+    }
+}
+
+/// An open file, as the program sees it.
+#[derive(Debug)]
+pub struct Held {
+    /// Which file.
+    pub ino: Ino,
+    /// What it shows.
+    pub source: SourceId,
+    /// Which answer it was opened on.
+    pub issue: usize,
+    /// Of which path in Vault.
+    pub path: String,
+    /// Which part.
+    pub piece: Piece,
+    /// It has failed once.
+    pub ended: bool,
+}
+
+/// A name that the kernel holds.
+#[derive(Debug)]
+pub struct KernelNode {
+    /// Where.
+    pub parent: Ino,
+    /// Its name there.
+    pub name: String,
+    /// References.
+    pub lookups: u64,
+    /// The size that it believes, until when.
+    pub size: Option<(u64, BootTime)>,
+    /// File or directory.
+    pub node_type: NodeType,
+}
+
+/// Who asks; see [`caller`].
+pub const CALLERS: u8 = 4;
+
+/// Owner, member of the group, stranger, root.
+pub fn caller(who: u8, groups_read: bool) -> Caller {
+    let (uid, gid, groups) = match who % CALLERS {
+        0 => (10, 10, vec![]),
+        1 => (11, 11, vec![20, 30]),
+        2 => (12, 12, vec![30]),
+        _ => (0, 0, vec![]),
+    };
+    let groups = if groups_read { Groups::Known(groups) } else { Groups::Unread };
+    Caller { uid, gid, groups, thread: 1 }
+}
+
+/// The verdict, once more and naively.
+pub fn allowed(who: u8, rule: Rule) -> bool {
+    let caller = caller(who, true);
+    let Groups::Known(groups) = &caller.groups else { return false };
+    let class = if caller.uid == rule.uid {
+        0o400
+    } else if caller.gid == rule.gid || groups.contains(&rule.gid) {
+        0o040
+    } else {
+        0o004
+    };
+    caller.uid == 0 || rule.mode.0 & class != 0
+}
+
+/// What a ticket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// OPEN.
+    Open,
+    /// GETATTR.
+    Attributes,
+    /// OPENDIR.
+    Directory,
+    /// A refresh.
+    Refresh,
+}
+
+/// A caller that waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiter {
+    /// For which name.
+    pub ino: Ino,
+    /// For what.
+    pub asked: Asked,
+    /// Since when.
+    pub since: BootTime,
+}
+
+/// How requests fare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// Answered within 5 ms, in order.
+    Fair,
+    /// Late, lost, twice, in any order.
+    Foul,
+    /// So long on the way to Vault, so long on the way back.
+    Slow(Duration, Duration),
+}
+
+/// How time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Every wake and every answer comes on time.
+    Prompt,
+    /// The machine is busy: answers and ticks come at the end.
+    Late,
+    /// The machine sleeps: Vault's time passes, nothing reaches the engine.
+    Asleep,
+}
+
+/// The world.
+pub struct World {
+    /// The engine under test.
+    pub engine: Engine<TestBody>,
+    /// What it was made from.
+    pub layout: Layout,
+    /// The truth.
+    pub vault: Vault,
+    /// The clock.
+    pub now: BootTime,
+    /// Chance.
+    pub rng: fastrand::Rng,
+    /// How requests fare.
+    pub weather: Weather,
+    /// Tokens that the driver keeps.
+    pub tokens: BTreeMap<Credential, u64>,
+    /// The latest and the earliest end of each token that the engine may derive.
+    pub token_ends: BTreeMap<Credential, (BootTime, BootTime)>,
+    /// Every answer that carried a secret.
+    pub issues: Vec<Issue>,
+    /// Those whose bytes are still held, by index.
+    pub living: BTreeSet<usize>,
+    /// What opens of a source get.
+    pub current: BTreeMap<SourceId, usize>,
+    /// Open files.
+    pub handles: BTreeMap<HandleId, Held>,
+    /// Open directories.
+    pub directories: BTreeMap<HandleId, Ino>,
+    /// Callers that wait.
+    pub waiting: BTreeMap<Ticket, Waiter>,
+    /// What callers were told.
+    pub answers: BTreeMap<Ticket, Result<Answer, FsError>>,
+    /// Names that the kernel holds.
+    pub kernel: BTreeMap<Ino, KernelNode>,
+    /// Notifications on their way to the kernel.
+    pub notices: Vec<Effect>,
+    /// Reads on their way, as the engine must see it.
+    pub in_flight: BTreeMap<SourceId, RequestId>,
+    /// Minting reads of sources known to mint: when, and the bucket's interval then.
+    pub mints: BTreeMap<SourceId, Vec<(BootTime, Duration)>>,
+    /// All minting reads.
+    pub reads: BTreeMap<SourceId, usize>,
+    /// Sources that are known to mint, and their lease.
+    pub minting: BTreeMap<SourceId, Duration>,
+    /// Leases whose answer was handed to the engine.
+    pub delivered: BTreeMap<LeaseId, Credential>,
+    /// What an operator was told.
+    pub reports: Vec<Report>,
+    /// The effects of the last call.
+    pub last: Vec<Effect>,
+    /// All requests to Vault.
+    pub sent: Vec<Effect>,
+    /// Answers to reads come twice.
+    pub twice: bool,
+    /// Notifications don't reach the kernel.
+    pub deaf: bool,
+    /// The mount has ended.
+    pub stopped: bool,
+    /// Requests on their way.
+    pub events: Vec<Event>,
+    /// Numbers them.
+    pub order: u64,
+    idle_ticks: u32,
+    last_tick: BootTime,
+}
+
+impl World {
+    /// A world in which nothing has happened.
+    pub fn new(layout: Layout, vault: Vault, seed: u64) -> World {
+        let engine = Engine::new(layout.clone()).expect("the layout is good");
+        let root = KernelNode {
+            parent: Ino::ROOT,
+            name: String::new(),
+            lookups: 1,
+            size: None,
+            node_type: NodeType::Directory,
+        };
+        World {
+            engine,
+            layout,
+            vault,
+            now: BootTime(1_000_000_000_000),
+            rng: fastrand::Rng::with_seed(seed),
+            weather: Weather::Fair,
+            tokens: BTreeMap::new(),
+            token_ends: BTreeMap::new(),
+            issues: Vec::new(),
+            living: BTreeSet::new(),
+            current: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            directories: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            kernel: BTreeMap::from([(Ino::ROOT, root)]),
+            notices: Vec::new(),
+            in_flight: BTreeMap::new(),
+            mints: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            minting: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            reports: Vec::new(),
+            last: Vec::new(),
+            sent: Vec::new(),
+            twice: false,
+            deaf: false,
+            stopped: false,
+            events: Vec::new(),
+            order: 0,
+            idle_ticks: 0,
+            last_tick: BootTime(0),
+        }
+    }
+
+    pub fn at(&mut self) -> Moment {
+        Moment { now: self.now, chance: Chance(self.rng.u64(..)) }
+    }
+
+    pub fn say(&self, text: impl FnOnce() -> String) {
+        if TRACE.load(Ordering::Relaxed) {
+            eprintln!("{:>16.6} {}", self.now.0 as f64 / 1e9 - 1000.0, text());
+        }
+    }
+
+    // ---- what the kernel and the operator ask ----
+
+    /// The mount begins.
+    pub fn start(&mut self) {
+        let at = self.at();
+        let fx = self.engine.start(at);
+        self.take(fx);
+    }
+
+    /// LOOKUP.
+    pub fn lookup(&mut self, parent: Ino, name: &str) -> Result<Ino, FsError> {
+        let found = self.engine.lookup(self.now, parent, name);
+        self.say(|| format!("lookup {name} -> {found:?}"));
+        let found = found.map(|entry| {
+            self.kernel_told(Some((parent, name)), &entry.attributes);
+            self.kernel.entry(entry.attributes.ino).and_modify(|node| node.lookups += 1);
+            entry.attributes.ino
+        });
+        self.check();
+        found
+    }
+
+    /// LOOKUP of a whole path.
+    pub fn walk(&mut self, path: &str) -> Result<Ino, FsError> {
+        path.split('/').try_fold(Ino::ROOT, |parent, name| self.lookup(parent, name))
+    }
+
+    /// FORGET of all references, where the kernel may do that. Returns whether it may.
+    pub fn forget(&mut self, ino: Ino) -> bool {
+        let in_use = self.handles.values().any(|one| one.ino == ino)
+            || self.directories.values().any(|one| *one == ino)
+            || self.waiting.values().any(|one| one.ino == ino)
+            || self.kernel.values().any(|one| one.parent == ino);
+        let Some(node) = self.kernel.get(&ino).filter(|_| !in_use && ino != Ino::ROOT) else { return false };
+        let lookups = node.lookups;
+        self.kernel.remove(&ino);
+        self.engine.forget(ino, lookups);
+        self.say(|| format!("forget {ino:?}"));
+        self.check();
+        true
+    }
+
+    /// GETATTR; the groups are read if the engine wants them.
+    pub fn getattr(&mut self, who: u8, ino: Ino) -> Outcome<Attributes> {
+        let at = self.at();
+        let (mut outcome, mut fx) = self.engine.getattr(at, &caller(who, false), ino);
+        checks::looking_never_mints(&fx.list);
+        if outcome == Outcome::NeedGroups {
+            checks::no_effect(&fx, "a verdict that needs the groups");
+            (outcome, fx) = self.engine.getattr(at, &caller(who, true), ino);
+            checks::looking_never_mints(&fx.list);
+        }
+        self.say(|| format!("getattr {ino:?} by {who} -> {outcome:?}"));
+        match &outcome {
+            Outcome::Done(Ok(attributes)) => {
+                let attributes = *attributes;
+                if !allowed(who, attributes.rule) {
+                    checks::no_effect(&fx, "getattr of one who may not read");
+                }
+                self.kernel_told(None, &attributes);
+            }
+            Outcome::Wait(ticket) => self.wait(*ticket, ino, Asked::Attributes),
+            Outcome::Done(Err(_)) => {}
+            Outcome::NeedGroups => panic!("the groups were given"),
+        }
+        self.take(fx);
+        outcome
+    }
+
+    /// OPEN.
+    pub fn open(&mut self, who: u8, ino: Ino) -> Outcome<Opened> {
+        let at = self.at();
+        let (mut outcome, mut fx) = self.engine.open(at, &caller(who, false), ino);
+        if outcome == Outcome::NeedGroups {
+            checks::no_effect(&fx, "a verdict that needs the groups");
+            (outcome, fx) = self.engine.open(at, &caller(who, true), ino);
+        }
+        self.say(|| format!("open {ino:?} by {who} -> {outcome:?}"));
+        let rule = checks::rule_of(self, ino);
+        if rule.is_some_and(|rule| !allowed(who, rule)) {
+            assert_eq!(outcome, Outcome::Done(Err(FsError::CallerDenied)));
+            checks::no_effect(&fx, "open by one who may not read");
+        } else {
+            assert_ne!(outcome, Outcome::Done(Err(FsError::CallerDenied)));
+        }
+        match &outcome {
+            Outcome::Done(Ok(opened)) => self.opened(*opened),
+            Outcome::Wait(ticket) => self.wait(*ticket, ino, Asked::Open),
+            Outcome::Done(Err(_)) => {}
+            Outcome::NeedGroups => panic!("the groups were given"),
+        }
+        self.take(fx);
+        outcome
+    }
+
+    /// RELEASE.
+    pub fn release(&mut self, handle: HandleId) {
+        self.handles.remove(&handle);
+        let at = self.at();
+        let fx = self.engine.release(at, handle);
+        self.say(|| format!("release {handle:?}"));
+        self.take(fx);
+    }
+
+    /// OPENDIR.
+    pub fn opendir(&mut self, who: u8, ino: Ino) -> Outcome<HandleId> {
+        let at = self.at();
+        let (outcome, fx) = self.engine.opendir(at, &caller(who, true), ino);
+        checks::looking_never_mints(&fx.list);
+        self.say(|| format!("opendir {ino:?} by {who} -> {outcome:?}"));
+        let outcome = match outcome {
+            Outcome::Done(Err(FsError::CallerDenied)) => {
+                checks::no_effect(&fx, "opendir by one who may not read");
+                Outcome::Done(Err(FsError::CallerDenied))
+            }
+            Outcome::Done(result) => Outcome::Done(result.map(|opened| {
+                self.directories.insert(opened.handle, ino);
+                opened.handle
+            })),
+            Outcome::Wait(ticket) => {
+                self.wait(ticket, ino, Asked::Directory);
+                Outcome::Wait(ticket)
+            }
+            Outcome::NeedGroups => panic!("the groups were given"),
+        };
+        self.take(fx);
+        outcome
+    }
+
+    /// READDIR: the names.
+    pub fn readdir(&mut self, handle: HandleId) -> Vec<String> {
+        let mut names = Vec::new();
+        let read = self.engine.readdir(handle, 0, |name, _, _, _| {
+            names.push(name.to_owned());
+            Room::Left
+        });
+        assert_eq!(read, Ok(()));
+        names
+    }
+
+    /// READDIRPLUS of at most `room` entries from `offset` on.
+    pub fn readdirplus(&mut self, handle: HandleId, offset: u64, room: usize) {
+        let Some(parent) = self.directories.get(&handle).copied() else { return };
+        let mut taken = Vec::new();
+        let read = self.engine.readdirplus(self.now, handle, offset, |name, attributes, _| {
+            if taken.len() == room {
+                return Room::Full;
+            }
+            taken.push((name.to_owned(), *attributes));
+            Room::Left
+        });
+        self.say(|| format!("readdirplus {handle:?} {offset} {room} -> {read:?} {taken:?}"));
+        for (name, attributes) in taken {
+            if name != "." && name != ".." {
+                self.kernel_told(Some((parent, &name)), &attributes);
+                self.kernel.entry(attributes.ino).and_modify(|node| node.lookups += 1);
+            }
+        }
+        self.check();
+    }
+
+    /// RELEASEDIR.
+    pub fn releasedir(&mut self, handle: HandleId) {
+        self.directories.remove(&handle);
+        self.engine.releasedir(handle);
+        self.check();
+    }
+
+    /// GETXATTR of everything.
+    pub fn xattrs(&mut self, who: u8, ino: Ino) {
+        let names = self.engine.xattr_names(self.now, &caller(who, true), ino);
+        assert!(matches!(names, Outcome::Done(Ok(_))), "{names:?}");
+        let _ = self.engine.status(self.now);
+    }
+
+    /// A caller's time is over.
+    pub fn give_up(&mut self, ticket: Ticket) {
+        let at = self.at();
+        let fx = self.engine.give_up(at, ticket);
+        self.say(|| format!("give up {ticket:?}"));
+        self.take(fx);
+        assert!(!self.waiting.contains_key(&ticket), "{ticket:?} was given up and not answered");
+    }
+
+    /// An operator's refresh.
+    pub fn refresh(&mut self, files: &[Ino]) -> Vec<(Ino, Outcome<Answer>)> {
+        let at = self.at();
+        let (outcomes, fx) = self.engine.refresh(at, files);
+        self.say(|| format!("refresh {files:?} -> {outcomes:?}"));
+        for (ino, outcome) in &outcomes {
+            if let Outcome::Wait(ticket) = outcome {
+                self.wait(*ticket, *ino, Asked::Refresh);
+            }
+        }
+        self.take(fx);
+        outcomes
+    }
+
+    /// An operator's revocation.
+    pub fn revoke(&mut self, files: &[Ino]) {
+        let at = self.at();
+        let (_, fx) = self.engine.revoke(at, files);
+        self.say(|| format!("revoke {files:?}"));
+        self.take(fx);
+    }
+
+    /// The mount ends; everything still on its way comes in; what is left to give back is complete.
+    pub fn stop(&mut self) -> Settlement {
+        let at = self.at();
+        let (settlement, fx) = self.engine.stop(at);
+        self.stopped = true;
+        self.say(|| format!("stop -> {settlement:?}"));
+        self.take(fx);
+        checks::nothing_waits(self);
+        checks::all_is_settled(self, &settlement);
+        settlement
+    }
+
+    // ---- time ----
+
+    /// Time passes for the engine; it must come to rest.
+    pub fn tick(&mut self) {
+        let mut rounds = 0;
+        loop {
+            let at = self.at();
+            let fx = self.engine.tick(at);
+            let idle = fx.list.is_empty();
+            self.idle_ticks = match idle && self.now.since(self.last_tick) <= Duration::from_millis(2) {
+                true => self.idle_ticks + u32::from(self.now > self.last_tick),
+                false => 0,
+            };
+            self.last_tick = self.now;
+            assert!(self.idle_ticks < 20, "the engine keeps its caller busy for nothing");
+            self.say(|| format!("tick{}", if idle { "" } else { " *" }));
+            self.take(fx);
+            checks::wiped_after_tick(self);
+            if idle {
+                break;
+            }
+            rounds += 1;
+            assert!(rounds < 10, "ticks at one moment go on and on: {:?}", self.last);
+        }
+    }
+
+    /// Lets time pass until `until`.
+    pub fn advance(&mut self, until: BootTime, pace: Pace) {
+        let mut steps = 0;
+        loop {
+            let deliverable =
+                |event: &Event| pace != Pace::Asleep || matches!(event.step, Step::Arrive { .. });
+            let next =
+                self.events.iter().filter(|event| deliverable(event)).min_by_key(|one| (one.at, one.order));
+            let next = next.map(|event| (event.at, event.order)).filter(|(at, _)| *at <= until);
+            let wake = self.engine.next_wake().filter(|wake| pace == Pace::Prompt && *wake <= until);
+            let give_up = self.overdue().filter(|_| pace == Pace::Prompt);
+            steps += 1;
+            if steps > 3_000 {
+                break;
+            }
+            if let Some((ticket, due)) = give_up
+                && due <= until
+                && next.is_none_or(|(at, _)| due <= at)
+                && wake.is_none_or(|wake| due <= wake)
+            {
+                self.now = self.now.max(due);
+                self.give_up(ticket);
+                continue;
+            }
+            match (next, wake) {
+                (Some((at, _)), Some(wake)) if wake < at => {
+                    self.now = self.now.max(wake);
+                    self.tick();
+                }
+                (None, Some(wake)) => {
+                    self.now = self.now.max(wake);
+                    self.tick();
+                }
+                (Some((at, order)), _) => self.happen(at, order, until, pace),
+                (None, None) => {
+                    self.now = self.now.max(until);
+                    break;
+                }
+            }
+        }
+        if pace == Pace::Late {
+            self.now = self.now.max(until);
+            self.tick();
+        }
+        self.check();
+    }
+
+    /// Lets a span pass on time.
+    pub fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        while self.now < until {
+            self.advance(until, Pace::Prompt);
+        }
+    }
+
+    fn overdue(&self) -> Option<(Ticket, BootTime)> {
+        let timeout = Duration::from_secs(5);
+        self.waiting.iter().map(|(ticket, one)| (*ticket, one.since + timeout)).min_by_key(|(_, due)| *due)
+    }
+
+    pub fn wait(&mut self, ticket: Ticket, ino: Ino, asked: Asked) {
+        assert!(!self.answers.contains_key(&ticket), "{ticket:?} is used twice");
+        let before = self.waiting.insert(ticket, Waiter { ino, asked, since: self.now });
+        assert!(before.is_none(), "{ticket:?} is used twice");
+    }
+
+    pub fn answered(&mut self, ticket: Ticket, answer: Result<Answer, FsError>) {
+        let waiter = self.waiting.remove(&ticket);
+        let Some(waiter) = waiter else { panic!("{ticket:?} is answered, but does not wait: {answer:?}") };
+        match (&answer, waiter.asked) {
+            (Ok(Answer::Opened(opened)), Asked::Open) => {
+                assert_eq!(opened.ino, waiter.ino);
+                self.opened(*opened);
+            }
+            (Ok(Answer::Attributes(attributes)), Asked::Attributes) => {
+                assert_eq!(attributes.ino, waiter.ino);
+                self.kernel_told(None, attributes);
+            }
+            (Ok(Answer::DirectoryOpened(opened)), Asked::Directory) => {
+                self.directories.insert(opened.handle, waiter.ino);
+            }
+            (Ok(Answer::Refreshed), Asked::Refresh) | (Err(_), _) => {}
+            (Ok(_), _) => panic!("{answer:?} is no answer to {waiter:?}"),
+        }
+        self.answers.insert(ticket, answer);
+    }
+
+    pub fn opened(&mut self, opened: Opened) {
+        let read = self.engine.read(self.now, opened.handle, Reader::Handle);
+        let body = read.unwrap_or_else(|error| panic!("{opened:?} was dead when it was opened: {error}"));
+        let issue = &self.issues[body.issue];
+        let source = issue.source;
+        assert_eq!(self.current.get(&source), Some(&body.issue), "an open got an old generation");
+        if opened.forget_attributes
+            && let Some(node) = self.kernel.get_mut(&opened.ino)
+        {
+            node.size = None;
+        }
+        if let Some((size, until)) = self.kernel.get(&opened.ino).and_then(|node| node.size)
+            && self.now < until
+        {
+            assert_eq!(size, body.size, "the kernel believes another size of {opened:?}");
+        }
+        let piece = body.piece.clone();
+        checks::body_is_of(self, opened.ino, &body);
+        let (path, ino) = (body.path.clone(), opened.ino);
+        let held = Held { ino, source, issue: body.issue, path, piece, ended: false };
+        let before = self.handles.insert(opened.handle, held);
+        assert!(before.is_none(), "a handle's number was used twice");
+    }
+
+    fn kernel_told(&mut self, found: Option<(Ino, &str)>, attributes: &Attributes) {
+        if let Some((parent, name)) = found {
+            let node_type = attributes.node_type;
+            let fresh = KernelNode { parent, name: name.to_owned(), lookups: 0, size: None, node_type };
+            let node = self.kernel.entry(attributes.ino).or_insert(fresh);
+            assert_eq!((node.parent, node.name.as_str()), (parent, name), "two names share a number");
+        }
+        let until = self.now + attributes.ttl;
+        if let Some(node) = self.kernel.get_mut(&attributes.ino) {
+            node.node_type = attributes.node_type;
+            node.size = Some((attributes.size, until));
+        }
+        checks::no_size_is_made_up(self, attributes);
+    }
+
+    /// The path of a name that the kernel holds.
+    pub fn path(&self, ino: Ino) -> String {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT {
+            let Some(node) = self.kernel.get(&at) else { break };
+            names.push(node.name.as_str());
+            at = node.parent;
+        }
+        names.reverse();
+        names.join("/")
+    }
+
+    /// All invariants that hold at any time.
+    pub fn check(&mut self) {
+        let issues = &self.issues;
+        self.living.retain(|index| issues[*index].held() > 0);
+        checks::all(self);
+    }
+}
+
+/// A rule for the layouts.
+pub fn rule(uid: u32, gid: u32, mode: u16) -> Rule {
+    Rule { uid, gid, mode: Mode(mode) }
+}
+
+/// A hint, to keep the layouts short.
+pub const AUTO: EngineHint = EngineHint::Auto;
