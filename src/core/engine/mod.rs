@@ -129,6 +129,7 @@ pub struct Engine<B> {
     wakes: Wakes,
     memory: u64,
     last_id: u64,
+    last_source: u32,
     stopping: bool,
 }
 
@@ -193,6 +194,7 @@ impl<B: Body> Engine<B> {
             wakes: Wakes::default(),
             memory: 0,
             last_id: 0,
+            last_source: 0,
             stopping: false,
         })
     }
@@ -404,10 +406,9 @@ impl<B: Body> Engine<B> {
         if let Some(id) = self.by_read.get(&key) {
             return *id;
         }
-        // Declared sources have the numbers from 0; the ids of others come from the one counter, and a
-        // source that the driver doesn't know from the configuration shows its fields.
-        let declared = self.sources.values().filter(|source| source.declared).count() as u64;
-        let id = SourceId(u32::try_from(declared + self.fresh_id()).unwrap_or(u32::MAX));
+        // A source that the driver doesn't know from the configuration shows its fields.
+        self.last_source = free_after(self.last_source, |id| self.sources.contains_key(&SourceId(id)));
+        let id = SourceId(self.last_source);
         self.by_read.insert(key, id);
         self.sources.insert(id, Source::new(spec, false));
         id
@@ -472,5 +473,29 @@ impl<B: Body> Engine<B> {
     /// What a source reads, for messages.
     pub fn path_of(&self, id: SourceId) -> Option<String> {
         self.sources.get(&id).map(|source| source.spec.request.path.as_str().to_owned())
+    }
+}
+
+/// The number after `last` that is not taken; from the highest on it begins anew. The highest is kept free:
+/// it stands for no source.
+fn free_after(last: u32, taken: impl Fn(u32) -> bool) -> u32 {
+    let mut next = last;
+    loop {
+        next = if next >= u32::MAX - 1 { 0 } else { next + 1 };
+        if !taken(next) {
+            return next;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_sources_never_share_a_number_however_long_the_mount_lives() {
+        assert_eq!(free_after(0, |id| id < 7), 7, "after those of the configuration");
+        assert_eq!(free_after(9, |id| id == 10), 11);
+        assert_eq!(free_after(u32::MAX - 1, |id| id < 7), 7, "begun anew");
     }
 }
