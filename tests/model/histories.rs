@@ -384,7 +384,7 @@ fn happen(world: &mut World, happening: &Happening) {
 
 #[test]
 fn random_histories_keep_the_invariants() {
-    let cases = std::env::var("LEASEFS_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100);
+    let cases = std::env::var("LEASEFS_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64);
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 3_000, ..Config::default() };
     let strategy = (any::<u64>(), prop::collection::vec(step(), 1..120));
     let result = TestRunner::new(config).run(&strategy, |(seed, steps)| {
