@@ -278,7 +278,7 @@ pub fn all_is_settled(world: &World, settlement: &Settlement) {
 /// Stopped, and all answers in: nothing is held and nothing is expected.
 pub fn nothing_is_left(world: &World) {
     assert_eq!(world.living.len(), 0);
-    assert!(!world.engine.settlement(world.now).minting);
+    assert!(world.engine.settlement(world.now).minting.is_empty());
     assert_eq!(world.engine.memory(), world.engine.census().list_bytes);
 }
 

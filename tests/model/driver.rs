@@ -9,6 +9,7 @@ use leasefs::core::effect::{Credential, Effect, End, Minting, Report};
 use leasefs::core::engine::{Effects, FetchResult, Granted};
 use leasefs::core::error::{Failure, Fault};
 use leasefs::core::identity::TokenTerms;
+use leasefs::core::listing::Keys;
 use leasefs::core::name::{FileId, RequestId, SourceId};
 use leasefs::core::source::{Fetched, FetchedKind, Piece, lease_end};
 use leasefs::core::time::{BootTime, Moment, UnixTime};
@@ -205,7 +206,8 @@ impl World {
                 let path = read.path.as_str().to_owned();
                 self.deliver_read(at, sent, *source, *request, *with, &path, *fields, result)
             }
-            (Effect::List { request, directory, with, .. }, Reply::Keys(result)) => {
+            (Effect::List { request, directory, with, prefix, .. }, Reply::Keys(result)) => {
+                let result = result.map(|names| Keys { below: prefix.clone(), names });
                 self.engine.listed(at, *directory, *request, *with, sent, result)
             }
             (Effect::RenewLease { request, source, lease, .. }, Reply::Granted(result)) => {
@@ -353,9 +355,11 @@ impl World {
         let published = effects
             .iter()
             .any(|one| matches!(one, Effect::Report(Report::Published { source: of, .. }) if *of == source));
-        let failed = effects.iter().any(
+        // A source that a tree brought in and that nobody holds is gone, and what failed with it.
+        let reported = effects.iter().any(
             |one| matches!(one, Effect::Report(Report::FetchFailed { source: of, .. }) if *of == source),
         );
+        let failed = reported || self.engine.failure_of(source).is_some();
         if !expected || self.stopped {
             assert!(!published, "an answer that nobody waited for was published");
             return;
@@ -399,7 +403,7 @@ impl World {
             let current = self.current.get(&source).copied().expect("something was extended");
             let content = self.issues[issue].content;
             let current = &mut self.issues[current];
-            assert_eq!(current.content, content, "another value was taken for the same");
+            assert_eq!(current.content, content, "another value was taken for the same: {effects:?}");
             current.end = end;
             (current.with, current.token) = (with, token);
         }
@@ -463,7 +467,7 @@ impl World {
                     self.notices.push(effect);
                 }
                 Effect::Report(report) => {
-                    if let Report::Ended { source, why } = &report
+                    if let Report::Ended { source, why, .. } = &report
                         && *why != End::Lapsed
                     {
                         for index in &self.living {

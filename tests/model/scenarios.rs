@@ -292,7 +292,7 @@ fn the_least_recently_opened_kv_without_handles_makes_room() {
     assert!(read(&world, handle).is_ok() && read(&world, kept).is_ok());
     assert_eq!(ended(&world, End::Evicted), 1);
     let evicted = world.reports.iter().find_map(|report| match report {
-        Report::Ended { source, why: End::Evicted } => Some(*source),
+        Report::Ended { source, why: End::Evicted, .. } => Some(*source),
         _ => None,
     });
     assert_eq!(evicted, Some(WEATHER));

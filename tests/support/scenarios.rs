@@ -1,6 +1,5 @@
 //! Several scenarios at once, on servers that they share: tests of leases mostly wait, and can wait together.
 #![allow(unused_macros, unused_imports, reason = "not every test file has scenarios")]
-
 #![allow(clippy::print_stdout, reason = "a test says how long each scenario took")]
 
 use std::env;

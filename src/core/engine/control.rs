@@ -163,6 +163,11 @@ pub enum XattrValue {
 }
 
 impl<B: Body> Engine<B> {
+    /// Why the last read of a source failed; nothing after a success.
+    pub fn failure_of(&self, id: SourceId) -> Option<&Failure> {
+        self.sources.get(&id)?.failure.as_ref()
+    }
+
     /// How everything stands.
     pub fn status(&self, now: BootTime) -> Status {
         let mut files: Vec<FileStatus> = self

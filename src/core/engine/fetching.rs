@@ -196,12 +196,6 @@ impl<B: Body> Engine<B> {
             Fetch::InFlight { request: expected, minting, .. } if expected == request => Some(minting),
             Fetch::InFlight { .. } | Fetch::Queued { .. } | Fetch::Idle => None,
         });
-        if expected.is_some() {
-            self.touch_source(id);
-            if let Some(source) = self.sources.get_mut(&id) {
-                source.fetch = Fetch::Idle;
-            }
-        }
         let Some(minting) = expected.filter(|_| !self.stopping) else {
             if expected.is_some() {
                 self.fetch_is_over(id);
