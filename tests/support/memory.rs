@@ -35,17 +35,21 @@ pub fn find(pid: u32, text: &str) -> Vec<Found> {
         }
         let (start, end) = range.split_once('-').expect("a range");
         let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).expect("an address"));
-        find_in(&memory, start, end, text, &mut |address, before, after| {
-            let [before, after] = [before, after].map(|bytes| bytes.escape_ascii().to_string());
-            found.push(Found { address, mapping: name.to_owned(), before, after });
-        });
+        found.extend(find_in(&memory, start, end, text).into_iter().map(|(address, before, after)| Found {
+            address,
+            mapping: name.to_owned(),
+            before,
+            after,
+        }));
     }
     found
 }
 
-fn find_in(memory: &File, start: u64, end: u64, text: &str, report: &mut dyn FnMut(u64, &[u8], &[u8])) {
+/// The places in one mapping, each with what stands before and behind it.
+fn find_in(memory: &File, start: u64, end: u64, text: &str) -> Vec<(u64, String, String)> {
     const CHUNK: u64 = 1 << 20;
     const CONTEXT: usize = 60;
+    let mut found = Vec::new();
     let mut at = start;
     while at < end {
         // Chunks overlap, so that nothing is cut in two; what begins in the overlap belongs to the next.
@@ -65,13 +69,16 @@ fn find_in(memory: &File, start: u64, end: u64, text: &str, report: &mut dyn FnM
                     let behind = offset + text.len();
                     let (head, tail) = (&bytes[..offset], &bytes[behind..]);
                     let head = &head[head.len().saturating_sub(CONTEXT)..];
-                    report(at + offset as u64, head, &tail[..tail.len().min(CONTEXT)]);
+                    let tail = &tail[..tail.len().min(CONTEXT)];
+                    let [head, tail] = [head, tail].map(|bytes| bytes.escape_ascii().to_string());
+                    found.push((at + offset as u64, head, tail));
                 }
             }
             before += piece.valid().len() + piece.invalid().len();
         }
         at += CHUNK;
     }
+    found
 }
 
 fn read_all(memory: &File, at: u64, bytes: &mut [u8]) -> io::Result<()> {

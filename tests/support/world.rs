@@ -152,7 +152,8 @@ impl World {
     /// Waits until nothing is left of a role, in OpenBao and in PostgreSQL.
     pub fn wait_until_nothing_is_left_of(&self, role: &str, patience: Duration) {
         let gone = eventually(patience, || self.leases(role).is_empty() && self.accounts(role) == 0);
-        assert!(gone.is_some(), "{:?}, {} accounts", self.leases(role), self.accounts(role));
+        let (leases, accounts) = (self.leases(role), self.accounts(role));
+        assert!(gone.is_some(), "{leases:?}, {accounts} accounts\n{}", self.bao.log());
     }
 }
 
