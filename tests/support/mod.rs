@@ -9,6 +9,8 @@ pub mod memory;
 pub mod mount;
 pub mod postgres;
 pub mod scenarios;
+pub mod programs;
+pub mod proxy;
 pub mod server;
 pub mod stub;
 pub mod tcp;

@@ -32,6 +32,13 @@ impl Reply {
         Reply::new(status, &[("Content-Type", "application/json")], body.as_bytes())
     }
 
+    /// A version of a KV v2 secret with the fields of this JSON object.
+    pub fn kv2(fields: &str) -> Reply {
+        let metadata =
+            r#"{"created_time":"2026-01-02T03:04:05Z","deletion_time":"","destroyed":false,"version":1}"#;
+        Reply::json(200, &format!(r#"{{"data":{{"data":{fields},"metadata":{metadata}}}}}"#))
+    }
+
     /// The same, but only after a while.
     pub fn after(self, delay: Duration) -> Reply {
         Reply { delay, ..self }
@@ -58,6 +65,22 @@ impl Stub {
             }
         });
         Stub { address, requests, task }
+    }
+
+    /// Answers as a Vault that has one KV v2 engine, at `kv/`, and takes any token. `kv` answers what is
+    /// asked of the engine: `data/PATH` for a secret, `metadata/PATH?list=true` for a list.
+    pub async fn kv2(kv: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Stub {
+        Stub::start(move |line| {
+            let path = line.split(' ').nth(1).unwrap_or_default().trim_start_matches("/v1/");
+            match path.strip_prefix("kv/") {
+                Some(inner) => kv(inner),
+                None if path.starts_with("sys/internal/ui/mounts/") => {
+                    Reply::json(200, r#"{"data":{"path":"kv/","type":"kv","options":{"version":"2"}}}"#)
+                }
+                None => Reply::json(200, r#"{"data":{"ttl":0,"expire_time":null,"policies":["root"]}}"#),
+            }
+        })
+        .await
     }
 
     /// `http://HOST:PORT`.
