@@ -18,7 +18,7 @@ use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::handles::{DirectoryEntry, OpenDirectory};
 use crate::core::identity::LoginState;
-use crate::core::listing::{Keys, Listed, Listing, field_names};
+use crate::core::listing::{Keys, Listed, Listing, field_names, is_file_name};
 use crate::core::name::{Ino, RequestId, SourceId, Ticket, TreeId, VaultPath};
 use crate::core::source::{Body, Piece, SourceSpec, Validity};
 use crate::core::time::{BootTime, Moment};
@@ -450,7 +450,10 @@ impl<B: Body> Engine<B> {
         let listing = self.entries_in(parent).unwrap_or_default();
         let node = match listing.entries.get(name) {
             Some(listed) => self.entry_node(parent, name, *listed),
-            None => self.field_nodes(now, parent, &listing.entries).remove(name),
+            None => {
+                let field = self.field_nodes(now, parent, &listing.entries).remove(name);
+                field.or_else(|| self.unread_field(now, parent, name))
+            }
         };
         let node = node.ok_or(FsError::NoSuchName)?;
         self.place_known(parent, name, node)
@@ -464,6 +467,25 @@ impl<B: Body> Engine<B> {
             return Ok(ino);
         }
         self.place_known(parent, name, node)
+    }
+
+    /// A name in a directory whose secret is not at hand, though the kernel need not ask for the directory
+    /// again: it made room for others, or was ended. It may be a field, so its GETATTR finds out. What
+    /// starts with `#` may be another field than its name says, and is not guessed.
+    fn unread_field(&mut self, now: BootTime, parent: Ino, name: &str) -> Option<Node> {
+        let (source, rule, on_expiry) = match self.tree.slot(parent).map(|slot| slot.node.clone()) {
+            Some(Node::TreeDirectory(directory)) if directory.secret => {
+                if directory.folder && self.entries_in(parent).is_none() {
+                    return None;
+                }
+                let source = self.secret_of(&directory);
+                let spec = &self.trees[directory.tree.0 as usize];
+                (source, spec.rule, spec.on_expiry)
+            }
+            _ => self.fields_in(parent)?,
+        };
+        let may_be_one = is_file_name(name) && !name.starts_with('#') && self.live(now, source).is_none();
+        may_be_one.then(|| Node::Field(Field { source, field: name.to_owned(), rule, on_expiry }))
     }
 
     /// Gives a name that a directory shows its number.
