@@ -28,7 +28,7 @@ use support::memory::{find, status};
 use support::mount::{Mount, eventually};
 use support::scenarios::{run_together, scenarios};
 use support::stub::{Reply, Stub};
-use support::world::{World, attribute, try_read};
+use support::world::{World, attribute, reason, try_read};
 
 /// How long after the end of a secret the last copy of it may be there.
 const AFTER_THE_END: Duration = Duration::from_secs(1);
@@ -310,6 +310,7 @@ fn a_whole_life_leaves_nothing_in_the_log_or_on_a_disk(world: &World) {
         for name in ["key", "denied", "absent", "field", "kv/life/key"] {
             let _ = try_read(&mount, name);
             assert!(!attribute(&mount, name, "error").contains(&marker));
+            assert!(!reason(&mount, name).contains(&marker));
         }
         // The token itself is nowhere but in the daemon's memory: there it is found by its form.
         tokens.extend(tokens_in_memory(world, &mount));
@@ -418,13 +419,10 @@ fn nothing_of_a_bad_answer_is_in_a_log_or_an_error(world: &World) {
     let mount = Mount::start(&config, &[("LEASEFS_LOG", "trace"), ("VAULT_TOKEN", &token)]);
     for name in names.clone() {
         let errno = try_read(&mount, name).expect_err(name);
-        let error = attribute(&mount, name, "error");
-        println!("{name}: {errno} {error}");
-        // With default_permissions the kernel asks for a file's attributes before an extended one, and is
-        // told the errno of a file that can't be shown, unless the file mints.
-        let can_be_asked = !["surrogate", "nofield"].contains(&name);
-        assert_eq!(can_be_asked, !error.is_empty(), "{name}: {errno}");
-        assert!(!error.contains(&marker), "{error}");
+        let (reason, error) = (reason(&mount, name), attribute(&mount, name, "error"));
+        println!("{name}: {errno} {reason}");
+        assert!(!reason.is_empty(), "{name}: {errno}");
+        assert!(!reason.contains(&marker) && !error.contains(&marker), "{reason} {error}");
     }
     nowhere(&mount, &marker);
     let (exit, log) = mount.stop();

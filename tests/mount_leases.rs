@@ -22,7 +22,7 @@ use serde_json::json;
 use support::mount::{Mount, eventually};
 use support::scenarios::{run_together, scenarios};
 use support::tcp::{State, Wire};
-use support::world::{World, attribute, instant, try_read};
+use support::world::{World, attribute, instant, reason, try_read};
 
 /// Longer than anything here should take that isn't the life of a lease.
 const SOON: Duration = Duration::from_secs(3);
@@ -387,7 +387,7 @@ fn a_kv_secret_deleted_in_vault_ends_its_handles(world: &World) {
     assert!(late < 1.3, "still shown {late} s after it was deleted");
     assert_eq!(try_read(&mount, "key"), Err(libc::ENOENT));
     assert_eq!(fs::metadata(mount.path("key")).unwrap_err().raw_os_error(), Some(libc::ENOENT));
-    assert!(mount.log().contains("was deleted at"), "{}", mount.log());
+    assert!(reason(&mount, "key").contains("was deleted at"), "{}", mount.log());
     world.wait(world.bao.write_kv2("secret", "deleted", json!({"key": "again"})));
     assert_eq!(mount.read("key").unwrap(), "again");
 }

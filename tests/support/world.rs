@@ -170,6 +170,12 @@ pub fn attribute(mount: &Mount, file: &str, name: &str) -> String {
     String::from_utf8(output.stdout).expect("an attribute is text").trim_end().to_owned()
 }
 
+/// Why a file can't be read, as its directory says, which can be asked in any case; empty if it can.
+pub fn reason(mount: &Mount, file: &str) -> String {
+    let (directory, name) = file.rsplit_once('/').unwrap_or(("", file));
+    attribute(mount, directory, &format!("error.{name}"))
+}
+
 /// Whether this file can be opened and read, and how else it fails.
 pub fn try_read(mount: &Mount, file: &str) -> Result<String, i32> {
     fs::read_to_string(mount.path(file)).map_err(|error| error.raw_os_error().expect("an errno"))
