@@ -208,7 +208,7 @@ fn renew_never_lets_it_lapse_and_no_byte_is_read_after_its_end(world: &World) {
     assert_eq!(errno, libc::ESTALE);
     let early = seconds_before(last, expires);
     assert!((0.0..0.6).contains(&early), "the last byte was read {early} s before the lease's end");
-    soon("the account is gone", || world.accounts("never") == 0);
+    world.wait_until_nothing_is_left_of("never", SOON);
     assert_eq!(fs::metadata(mount.path("password")).unwrap().len(), 0);
     let next = mount.read("password").unwrap();
     assert!(world.postgres.admits(&mount.read("user").unwrap(), &next));
