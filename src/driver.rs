@@ -296,6 +296,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
     fn time_passes(&mut self) {
         let at = self.service.moment();
         if self.next_wake.is_some_and(|wake| at.now >= wake) {
+            self.next_wake = None;
             let effects = self.service.engine().tick(at);
             self.carry_out(effects);
         }
@@ -378,7 +379,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         for effect in effects.list {
             self.do_one(effect, order);
         }
-        self.next_wake = self.service.engine().next_wake();
+        self.next_wake = [self.next_wake, effects.wake].into_iter().flatten().min();
     }
 
     fn do_one(&mut self, effect: Effect, order: Order) {

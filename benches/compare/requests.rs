@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::figures::{Figures, Row};
@@ -18,12 +17,14 @@ pub fn awaited(places: &Places) -> Row {
     let path = places.leasefs().path("64-B");
     fs::read(&path).expect("the file can be read");
     let pid = places.leasefs().pid().to_string();
+    // A pipe would fill, and the traced daemon would wait for a reader that waits for it.
+    let trace = tempfile::NamedTempFile::new().expect("a temporary file");
     let mut tracer = Command::new("strace")
-        .args(["-f", "-q", "-e", "trace=read", "-e", "signal=none", "-xx", "-s", "8", "-p", &pid])
-        .stderr(Stdio::piped())
+        .args(["-f", "-q", "-e", "trace=read", "-e", "signal=none", "-xx", "-s", "8", "-p", &pid, "-o"])
+        .arg(trace.path())
+        .stderr(Stdio::null())
         .spawn()
-        .expect("strace can be started: run `make deps`");
-    let trace = BufReader::new(tracer.stderr.take().expect("a pipe"));
+        .expect("strace can be started: apt-get install strace");
     wait_until_traced(&pid);
     for _ in 0..USES {
         fs::read(&path).expect("the file can be read");
@@ -33,14 +34,11 @@ pub fn awaited(places: &Places) -> Row {
         nix::sys::signal::Signal::SIGINT,
     )
     .expect("strace can be ended");
+    tracer.wait().expect("strace ends");
     let mut taken: BTreeMap<u32, usize> = BTreeMap::new();
-    for line in trace.lines() {
-        if let Some(opcode) = opcode(&line.expect("a line of strace")) {
-            *taken.entry(opcode).or_default() += 1;
-        }
+    for opcode in fs::read_to_string(trace.path()).expect("what strace wrote").lines().filter_map(opcode) {
+        *taken.entry(opcode).or_default() += 1;
     }
-    // It has been told to end, and its output has.
-    let _ = tracer.wait();
     let awaited: usize =
         taken.iter().filter(|(opcode, _)| !NOT_AWAITED.contains(opcode)).map(|(_, count)| count).sum();
     Row {

@@ -94,7 +94,8 @@ const SOON_OVER: Duration = LONGEST_MARGIN.saturating_add(Duration::from_secs(1)
 pub struct Effects {
     /// Things to do.
     pub list: Vec<Effect>,
-    /// The engine must be woken earlier than it said before.
+    /// [`Engine::tick`] must be called then; earlier than any instant that was announced since the last
+    /// tick.
     pub wake: Option<BootTime>,
 }
 
@@ -127,6 +128,8 @@ pub struct Engine<B> {
     retiring: BTreeMap<LeaseId, Retiring>,
     vanished: BTreeSet<Ino>,
     wakes: Wakes,
+    /// The earliest wake that the caller was told of since the last tick.
+    announced: Option<BootTime>,
     memory: u64,
     last_id: u64,
     last_source: u32,
@@ -192,6 +195,7 @@ impl<B: Body> Engine<B> {
             retiring: BTreeMap::new(),
             vanished: BTreeSet::new(),
             wakes: Wakes::default(),
+            announced: None,
             memory: 0,
             last_id: 0,
             last_source: 0,
@@ -208,6 +212,7 @@ impl<B: Body> Engine<B> {
     pub fn tick(&mut self, at: Moment) -> Effects {
         // What is still due after it was looked at must not keep the caller busy.
         let soonest = at.now + Duration::from_millis(1);
+        self.announced = None;
         self.run_until(at, soonest, |engine, fx| {
             // Each key once: one that is due again at once comes with the next tick.
             let due = engine.wakes.take_due(at.now);
@@ -235,7 +240,6 @@ impl<B: Body> Engine<B> {
         soonest: BootTime,
         call: impl FnOnce(&mut Self, &mut Effects) -> T,
     ) -> (T, Effects) {
-        let before = self.next_wake();
         let mut effects = Effects::default();
         let outcome = call(self, &mut effects);
         for key in self.wakes.take_touched() {
@@ -246,11 +250,13 @@ impl<B: Body> Engine<B> {
             };
             self.wakes.set(key, wake.map(|wake| wake.max(soonest)));
         }
-        let after = self.next_wake();
-        if let Some(after) = after
-            && before.is_none_or(|before| after < before)
+        // A wake that was announced is not taken back: a file that is opened and closed over and over
+        // must not keep whoever ticks busy with it.
+        if let Some(wake) = self.next_wake()
+            && self.announced.is_none_or(|announced| wake < announced)
         {
-            effects.wake = Some(after);
+            effects.wake = Some(wake);
+            self.announced = Some(wake);
         }
         (outcome, effects)
     }
