@@ -40,6 +40,11 @@ test: deps ## every test
 	  $(CARGO) test --locked --lib --bins --tests --no-fail-fast 2>&1; \
 	fi
 
+.PHONY: bench
+bench: deps ## leasefs beside tmpfs, a bare FUSE file system and plain HTTP; `make bench ARGS=--json` for programs
+	$(CARGO) build --release --locked
+	$(CARGO) bench --locked --bench compare -- $(ARGS)
+
 .PHONY: install
 install: ## the binary and the systemd unit, below $(DESTDIR)$(PREFIX); run `make build` first
 	install -D -m 0755 target/release/leasefs $(DESTDIR)$(PREFIX)/bin/leasefs

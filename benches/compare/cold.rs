@@ -2,12 +2,11 @@
 //! new connection for each request.
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::figures::{Figures, Row};
-use crate::ratio;
+use crate::figures::{Figures, Row, ratio_by_round};
 use crate::support::bao::Bao;
 use crate::support::mount::Mount;
 
@@ -53,13 +52,15 @@ pub async fn against_http(bao: &Bao) -> Vec<Row> {
             files.push(file().await);
         }
     }
-    let (files, http) = (Figures::of(files), Figures::of(http));
-    let row = |side: &str, figures: &Figures, leasefs_by_this| Row {
+    // Ten in a row are a round.
+    let rounds = |runs: &[Duration]| runs.chunks(10).map(<[Duration]>::to_vec).collect::<Vec<_>>();
+    let ratio = ratio_by_round(&rounds(&files), &rounds(&http));
+    let row = |side: &str, runs: Vec<Duration>, leasefs_by_this| Row {
         what: "first read of a KV secret of 64 B".to_owned(),
         side: side.to_owned(),
         unit: "µs",
-        figures: figures.clone(),
+        figures: Figures::of(runs),
         leasefs_by_this,
     };
-    vec![row("leasefs", &files, None), row("plain HTTP", &http, Some(ratio(&files, &http)))]
+    vec![row("leasefs", files, None), row("plain HTTP", http, Some(ratio))]
 }

@@ -34,6 +34,18 @@ impl Figures {
     }
 }
 
+/// Our time by theirs: the median of what the single rounds say, since the machine drifts from round to
+/// round and hardly within one.
+pub fn ratio_by_round(ours: &[Vec<Duration>], theirs: &[Vec<Duration>]) -> f64 {
+    let mut ratios: Vec<f64> = ours
+        .iter()
+        .zip(theirs)
+        .map(|(ours, theirs)| Figures::of(ours.clone()).median / Figures::of(theirs.clone()).median)
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
+}
+
 /// One row of the table.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
@@ -45,7 +57,7 @@ pub struct Row {
     pub unit: &'static str,
     /// The figures.
     pub figures: Figures,
-    /// Our median by that of this side; none where there is nothing to compare.
+    /// Our time by that of this side; none where there is nothing to compare.
     pub leasefs_by_this: Option<f64>,
 }
 

@@ -23,7 +23,7 @@ mod scale;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use figures::{Figures, Row};
+use figures::Row;
 use places::Places;
 
 fn main() {
@@ -56,9 +56,4 @@ async fn measure() -> Vec<Row> {
     rows.extend(reads::while_vault_is_frozen(&bao, &places));
     rows.extend(scale::many_files(&bao).await);
     rows
-}
-
-/// The medians of two sides as a ratio, as the table shows it.
-fn ratio(ours: &Figures, theirs: &Figures) -> f64 {
-    ours.median / theirs.median
 }

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::figures::{Figures, Row};
+use crate::figures::{Figures, Row, ratio_by_round};
 use crate::places::Places;
-use crate::ratio;
 use crate::support::bao::Bao;
 
 /// Rounds, each of which measures every side once over.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 60;
 
 /// Uses in one side's turn of a round.
 const USES: usize = 100;
@@ -39,28 +38,27 @@ pub fn many_readers(places: &Places, readers: usize) -> Vec<Row> {
 /// Resident reads while Vault answers nothing, beside the same before.
 pub fn while_vault_is_frozen(bao: &Bao, places: &Places) -> Vec<Row> {
     let path = places.leasefs().path("64-B");
-    let (mut before, mut frozen) = (Vec::new(), Vec::new());
+    let (mut well, mut frozen) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        before.extend(uses(&path, USES));
+        well.push(uses(&path, USES));
         bao.signal(Signal::SIGSTOP);
-        frozen.extend(uses(&path, USES));
+        frozen.push(uses(&path, USES));
         bao.signal(Signal::SIGCONT);
     }
-    let (before, frozen) = (Figures::of(before), Figures::of(frozen));
     let what = "open, read 64 B, close; Vault frozen against well";
-    let row = |side: &str, figures: &Figures, leasefs_by_this| Row {
+    let row = |side: &str, rounds: &[Vec<Duration>], leasefs_by_this| Row {
         what: what.to_owned(),
         side: side.to_owned(),
         unit: "µs",
-        figures: figures.clone(),
+        figures: Figures::of(rounds.concat()),
         leasefs_by_this,
     };
-    vec![row("frozen", &frozen, None), row("well", &before, Some(ratio(&frozen, &before)))]
+    vec![row("frozen", &frozen, None), row("well", &well, Some(ratio_by_round(&frozen, &well)))]
 }
 
 fn side_by_side(places: &Places, what: &str, turn: impl Fn(&Path) -> Vec<Duration>) -> Vec<Row> {
     let sides = places.all();
-    let mut runs: Vec<Vec<Duration>> = vec![Vec::new(); sides.len()];
+    let mut rounds: Vec<Vec<Vec<Duration>>> = vec![Vec::new(); sides.len()];
     for (_, root) in &sides {
         turn(root);
     }
@@ -68,17 +66,16 @@ fn side_by_side(places: &Places, what: &str, turn: impl Fn(&Path) -> Vec<Duratio
         // Every side comes first as often as the others.
         for step in 0..sides.len() {
             let side = (round + step) % sides.len();
-            runs[side].extend(turn(&sides[side].1));
+            rounds[side].push(turn(&sides[side].1));
         }
     }
-    let figures: Vec<Figures> = runs.into_iter().map(Figures::of).collect();
-    let rows = sides.iter().zip(&figures).enumerate();
-    rows.map(|(index, ((side, _), one))| Row {
+    let rows = sides.iter().zip(&rounds).enumerate();
+    rows.map(|(index, ((side, _), theirs))| Row {
         what: what.to_owned(),
         side: (*side).to_owned(),
         unit: "µs",
-        figures: one.clone(),
-        leasefs_by_this: (index > 0).then(|| ratio(&figures[0], one)),
+        figures: Figures::of(theirs.concat()),
+        leasefs_by_this: (index > 0).then(|| ratio_by_round(&rounds[0], theirs)),
     })
     .collect()
 }
