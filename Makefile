@@ -40,6 +40,14 @@ test: deps ## every test
 	  $(CARGO) test --locked --lib --bins --tests --no-fail-fast 2>&1; \
 	fi
 
+# Longer forms of what `make test` runs in seconds.
+.PHONY: soak
+soak: deps ## the model on 5,000 random histories, the lease and shutdown tests ten times
+	LEASEFS_MODEL_CASES=5000 $(CARGO) test --locked --release --test model 2>&1
+	for round in {1..10}; do \
+	  $(CARGO) test --locked --test mount_leases --test mount_shutdown --test leaks 2>&1 || exit 1; \
+	done
+
 .PHONY: bench
 bench: deps ## leasefs beside tmpfs, a bare FUSE file system and plain HTTP; `make bench ARGS=--json` for programs
 	$(CARGO) build --release --locked

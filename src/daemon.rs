@@ -246,7 +246,8 @@ fn notify_systemd(state: sd_notify::NotifyState<'_>) {
 fn mount_info(plan: &MountPlan, options: &Options, mount_point: &Path, losses: Vec<String>) -> MountInfo {
     MountInfo {
         mount_point: mount_point.to_owned(),
-        config: options.config.clone(),
+        // As it is called from anywhere, as far as that can be told.
+        config: options.config.canonicalize().unwrap_or_else(|_| options.config.clone()),
         identities: plan.identities.iter().map(|identity| identity.name.clone()).collect(),
         addresses: plan.vault.addresses.clone(),
         losses,

@@ -275,6 +275,15 @@ secret = "pki/"
 }
 
 #[tokio::test]
+async fn a_path_without_an_engine_is_found_though_the_policy_allows_it() {
+    let bao = bao().await;
+    let config = Config::new("[file.\"lost\"]\nsecret = \"nowhere/creds/agent#password\"\n");
+    let checked = config.check_with(bao, bao.root_token());
+    assert_eq!(checked.code(), 1);
+    assert!(checked.line(&["nowhere/creds/agent", "no engine is mounted there"]).contains("no "));
+}
+
+#[tokio::test]
 async fn a_dead_token_is_the_trouble_and_not_the_paths() {
     let bao = bao().await;
     let checked = Config::new(KV).check_with(bao, "no-such-token");

@@ -201,6 +201,10 @@ pub enum Report {
     FetchFailed {
         /// Of what.
         source: SourceId,
+        /// What it reads; the source itself may be gone when this is told.
+        path: VaultPath,
+        /// Whether the configuration names it; else a tree brought it in.
+        declared: bool,
         /// Why.
         failure: Failure,
     },

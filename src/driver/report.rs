@@ -1,7 +1,10 @@
 //! Log lines: one for each thing that an operator must know or act on, with the file's name and the
 //! reason in words. No secret is at hand here.
 
+use std::time::Duration;
+
 use crate::core::effect::{End, Report};
+use crate::core::error::Fault;
 use crate::core::name::{IdentityId, SourceId};
 use crate::core::time::BootTime;
 use crate::driver::clock::Clock;
@@ -36,13 +39,12 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
                 }
             }
         }
-        Report::FetchFailed { source, failure } => {
-            tracing::warn!(
-                files = files(*source),
-                path = path(*source),
-                reason = failure.reason,
-                "can't be read"
-            );
+        // Vault lists deleted secrets too: whoever walks through a tree meets them.
+        Report::FetchFailed { path, declared: false, failure, .. } if failure.fault == Fault::NotFound => {
+            tracing::debug!(%path, reason = failure.reason, "can't be read");
+        }
+        Report::FetchFailed { source, path, failure, .. } => {
+            tracing::warn!(files = files(*source), %path, reason = failure.reason, "can't be read");
         }
         Report::ListFailed { prefix, failure } => {
             tracing::warn!(%prefix, reason = failure.reason, "can't be listed");
@@ -125,6 +127,22 @@ pub(super) fn span(end: BootTime, now: BootTime) -> String {
     humantime::format_duration(round(end.since(now))).to_string()
 }
 
-fn round(span: std::time::Duration) -> std::time::Duration {
-    std::time::Duration::from_secs(span.as_secs_f64().round() as u64)
+/// To whole seconds; below ten of them to tenths.
+fn round(span: Duration) -> Duration {
+    let unit = if span < Duration::from_secs(10) { 0.1 } else { 1.0 };
+    Duration::from_millis(((span.as_secs_f64() / unit).round() * unit * 1e3).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_as_exact_as_people_want_them() {
+        for (milliseconds, text) in [(0, "0s"), (130, "100ms"), (2_660, "2s 700ms"), (75_400, "1m 15s")] {
+            let end = BootTime(7) + Duration::from_millis(milliseconds);
+            assert_eq!(span(end, BootTime(7)), text);
+        }
+        assert_eq!(span(BootTime::NEVER, BootTime(7)), "never");
+    }
 }

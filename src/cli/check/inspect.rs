@@ -171,6 +171,14 @@ impl<'a> Located<'a> {
         }
     }
 
+    /// Which engine the configuration says it is.
+    fn hint(&self) -> EngineHint {
+        match self.subject {
+            Subject::Source { spec, .. } => spec.request.engine,
+            Subject::Tree { spec, .. } => spec.engine,
+        }
+    }
+
     /// Whether it is KV for certain.
     fn is_kv(&self, hint: EngineHint) -> bool {
         match hint {
@@ -191,6 +199,11 @@ impl<'a> Located<'a> {
         let allowed = capabilities.and_then(|capabilities| allows(capabilities, &call));
         if allowed == Some(false) {
             self.deny(&call);
+            return;
+        }
+        if self.mount.is_none() && self.hint() == EngineHint::Auto {
+            // The policy would allow it, and still Vault names no engine.
+            self.check.unreadable("no engine is mounted there: check the first part of the path".to_owned());
             return;
         }
         self.check.readable = if allowed == Some(true) { Readable::Yes } else { Readable::Unknown };

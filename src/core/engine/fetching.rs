@@ -478,9 +478,11 @@ impl<B: Body> Engine<B> {
     }
 
     fn report_failure(&self, id: SourceId, failure: &Failure, fx: &mut Effects) {
-        let known = self.sources.get(&id).and_then(|source| source.failure.as_ref());
-        if known.is_none_or(|known| known.fault != failure.fault) {
-            fx.push(Effect::Report(Report::FetchFailed { source: id, failure: failure.clone() }));
+        let Some(source) = self.sources.get(&id) else { return };
+        if source.failure.as_ref().is_none_or(|known| known.fault != failure.fault) {
+            let (path, declared) = (source.spec.request.path.clone(), source.declared);
+            let failure = failure.clone();
+            fx.push(Effect::Report(Report::FetchFailed { source: id, path, declared, failure }));
         }
     }
 

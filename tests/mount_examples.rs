@@ -1,0 +1,98 @@
+//! The configurations that people copy, mounted as they are on a real server that has what they name.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a test may panic")]
+
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use support::bao::Bao;
+use support::mount::Mount;
+use support::postgres::Postgres;
+
+fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-config").join(name);
+    fs::read_to_string(path).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kv_example_shows_a_secret_whole_by_field_and_in_a_tree() {
+    let bao = Bao::start().await;
+    bao.write_kv2("secret", "agents/weather", json!({"api-key": "k1", "units": "metric"})).await;
+    bao.write_kv2("secret", "agents/traffic", json!({"token": "t1"})).await;
+    let variables = [("VAULT_ADDR", bao.address()), ("VAULT_TOKEN", bao.root_token())];
+    let mount = Mount::start(&example("kv.toml"), &variables);
+    assert_eq!(mount.read("weather.json").unwrap(), "{\"api-key\":\"k1\",\"units\":\"metric\"}\n");
+    assert_eq!(mount.read("weather/api-key").unwrap(), "k1");
+    assert_eq!(mount.read("kv/traffic/token").unwrap(), "t1");
+    let mut names: Vec<_> = fs::read_dir(mount.path("kv"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["traffic", "weather"]);
+    let (status, log) = mount.stop();
+    assert!(status.success(), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_example_logs_in_with_one_account() {
+    let (bao, postgres) = tokio::join!(Bao::start(), Postgres::start());
+    postgres.connect(&bao, "database").await;
+    let (ttl, max_ttl) = (Duration::from_secs(60), Duration::from_secs(180));
+    postgres.add_role(&bao, "database", "agent-read-only", ttl, max_ttl).await;
+    let variables = [("VAULT_ADDR", bao.address()), ("VAULT_TOKEN", bao.root_token())];
+    let mount = Mount::start(&example("database.toml"), &variables);
+    let (user, password) = (mount.read("db/username").unwrap(), mount.read("db/password").unwrap());
+    assert!(postgres.admits(&user, &password));
+    let login: serde_json::Value = serde_json::from_str(&mount.read("db/login.json").unwrap()).unwrap();
+    assert_eq!(login, json!({"username": user, "password": password}));
+    assert_eq!(bao.leases("database/creds/agent-read-only").await.len(), 1);
+    let (status, log) = mount.stop();
+    assert!(status.success(), "{log}");
+    assert!(bao.leases("database/creds/agent-read-only").await.is_empty());
+    assert!(!postgres.admits(&user, &password));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_approle_example_logs_in_over_tls_with_credentials_of_systemd() {
+    let bao = Bao::start_tls().await;
+    bao.call("POST", "sys/auth/approle", Some(json!({"type": "approle"}))).await;
+    bao.write_kv2("secret", "agents/weather", json!({"api-key": "k1"})).await;
+    bao.enable("pki", "pki", json!({})).await;
+    bao.write("pki/root/generate/internal", json!({"common_name": "test authority"})).await;
+    bao.write("pki/roles/agent", json!({"allowed_domains": "example.internal", "allow_subdomains": true}))
+        .await;
+    let rules = r#"
+        path "secret/data/agents/weather" { capabilities = ["read"] }
+        path "pki/issue/agent" { capabilities = ["update"] }
+    "#;
+    bao.write_policy("agent", rules).await;
+    let role = bao.create_approle("agent", json!({"token_policies": "agent", "token_ttl": "1m"})).await;
+    let credentials = tempfile::tempdir().unwrap();
+    fs::write(credentials.path().join("role-id"), &role.role_id).unwrap();
+    fs::copy(&role.secret_id_file, credentials.path().join("secret-id")).unwrap();
+    // The server's own address in the place of those that the example names.
+    let text = example("approle.toml");
+    let lines = text.lines().map(|line| match line.starts_with("address = ") {
+        true => format!("address = \"{}\"\n", bao.address()),
+        false => format!("{line}\n"),
+    });
+    let authority = bao.plan().ca_cert.unwrap();
+    let variables = [
+        ("CREDENTIALS_DIRECTORY", credentials.path().to_str().unwrap()),
+        ("VAULT_CACERT", authority.to_str().unwrap()),
+    ];
+    let mount = Mount::start(&lines.collect::<String>(), &variables);
+    assert_eq!(mount.read("api-key").unwrap(), "k1");
+    assert!(mount.read("tls/tls.crt").unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    assert!(mount.read("tls/tls.key").unwrap().contains("PRIVATE KEY-----"));
+    let serials = bao.call("LIST", "pki/certs", None).await;
+    // The authority's own, and one for the three files.
+    assert_eq!(serials["data"]["keys"].as_array().unwrap().len(), 2);
+    let (status, log) = mount.stop();
+    assert!(status.success(), "{log}");
+}
