@@ -258,22 +258,23 @@ fn something_else_that_is_mounted_is_named() {
 
 #[test]
 fn whoever_may_not_mount_is_told_so() {
-    // The test below, run by itself without CAP_SYS_ADMIN.
-    let child = Command::new("setpriv")
+    let (_directory, path) = empty_directory();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = elsewhere.path().join("config.toml");
+    fs::write(&config, "[identity.default]\nmethod = \"token\"\n[file.key]\nsecret = \"secret/a#key\"\n")
+        .unwrap();
+    let output = Command::new("setpriv")
         .args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "without_privilege", "--include-ignored", "--nocapture"])
+        .arg(env!("CARGO_BIN_EXE_leasefs"))
+        .arg("mount")
+        .args([&config, &path])
+        .env("VAULT_ADDR", "http://127.0.0.1:1")
+        .env("VAULT_TOKEN", "unused")
         .output()
         .unwrap_or_else(|error| panic!("this test needs setpriv of util-linux: {error}"));
-    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
-}
-
-#[test]
-#[ignore = "the body of whoever_may_not_mount_is_told_so, which runs it without privileges"]
-fn without_privilege() {
-    let (_directory, path) = empty_directory();
-    let result = session::mount(MountPoint::check(&path).unwrap(), &options());
-    assert_eq!(result.err(), Some(MountError::NotPermitted));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains(&MountError::NotPermitted.to_string()), "{told}");
+    assert_eq!(output.status.code(), Some(77), "EX_NOPERM");
 }
 
 #[test]

@@ -98,7 +98,9 @@ impl<C: Clock> ServiceHandler<C> {
                 addresses: self.info.addresses.clone(),
                 down_for_seconds: match self.service.health() {
                     Health::Well => None,
-                    Health::Down { since } => Some(times.now.since(since).as_secs()),
+                    Health::Shaky { since } | Health::Down { since } => {
+                        Some(times.now.since(since).as_secs())
+                    }
                 },
             },
             identities: identities.into_iter().map(|one| self.identity_report(one, &times)).collect(),

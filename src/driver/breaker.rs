@@ -14,6 +14,11 @@ const FAILURES: u32 = 3;
 pub enum Health {
     /// It answers, or nothing was asked yet.
     Well,
+    /// The last request was not answered; the next one is sent all the same.
+    Shaky {
+        /// Since when.
+        since: BootTime,
+    },
     /// It does not; it is asked for its health until it does.
     Down {
         /// Since when.
@@ -25,6 +30,7 @@ pub enum Health {
 #[derive(Debug, Default)]
 pub struct Breaker {
     failures: u32,
+    /// The first of the failures in a row.
     since: Option<BootTime>,
 }
 
@@ -41,16 +47,20 @@ pub enum Change {
 impl Breaker {
     /// Whether requests may be sent.
     pub fn health(&self) -> Health {
-        self.since.map_or(Health::Well, |since| Health::Down { since })
+        match self.since {
+            None => Health::Well,
+            Some(since) if self.failures < FAILURES => Health::Shaky { since },
+            Some(since) => Health::Down { since },
+        }
     }
 
     /// Notes what became of a request.
     pub fn note(&mut self, now: BootTime, fault: Option<Fault>) -> Change {
         match fault {
             Some(Fault::Unreachable | Fault::TimedOut | Fault::Sealed) => {
-                self.failures += 1;
-                if self.failures >= FAILURES && self.since.is_none() {
-                    self.since = Some(now);
+                self.failures = self.failures.saturating_add(1);
+                self.since.get_or_insert(now);
+                if self.failures == FAILURES {
                     return Change::Opened;
                 }
             }
@@ -78,8 +88,9 @@ mod tests {
         assert_eq!(breaker.note(BootTime(2), None), Change::None);
         assert_eq!(breaker.note(BootTime(3), down), Change::None);
         assert_eq!(breaker.note(BootTime(4), Some(Fault::TimedOut)), Change::None);
+        assert_eq!(breaker.health(), Health::Shaky { since: BootTime(3) });
         assert_eq!(breaker.note(BootTime(5), Some(Fault::Sealed)), Change::Opened);
-        assert_eq!(breaker.health(), Health::Down { since: BootTime(5) });
+        assert_eq!(breaker.health(), Health::Down { since: BootTime(3) });
         assert_eq!(breaker.note(BootTime(6), down), Change::None, "it is open already");
         breaker.close();
         assert_eq!(breaker.health(), Health::Well);

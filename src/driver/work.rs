@@ -314,7 +314,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
 
     fn refuse_if_down(&self) -> Result<(), Failure> {
         match self.service.health() {
-            Health::Well => Ok(()),
+            Health::Well | Health::Shaky { .. } => Ok(()),
             Health::Down { since } => {
                 let down = self.service.clock().now().since(since).as_secs();
                 let reason = format!(
