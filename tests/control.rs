@@ -347,6 +347,18 @@ fn the_socket_of_a_dead_daemon_is_replaced() {
 }
 
 #[test]
+fn the_sockets_of_other_dead_daemons_are_swept_and_those_of_live_ones_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = control_directory(&directory);
+    let live = control.listen(Path::new("/mnt/live")).unwrap();
+    let dead = live.path().with_file_name("mnt-dead.sock");
+    drop(UnixListener::bind(&dead).unwrap());
+    let listener = control.listen(Path::new(MOUNT_POINT)).unwrap();
+    assert!(!dead.exists());
+    assert!(live.path().exists() && listener.path().exists());
+}
+
+#[test]
 fn a_directory_that_others_could_write_to_is_not_used() {
     let directory = tempfile::tempdir().unwrap();
     let control = control_directory(&directory);

@@ -137,6 +137,11 @@ fn daemon_at(path: &Path) -> Option<Option<i32>> {
     }
 }
 
+/// Whether the daemon that made a socket is gone.
+pub(super) fn is_dead(path: &Path) -> bool {
+    daemon_at(path).is_none()
+}
+
 /// Answers the requests of one connection until it is closed, idle or misused.
 async fn converse(mut stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
     let (uid, _) = sys::effective_ids();

@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::control::ControlError;
-use crate::control::listener::Listener;
+use crate::control::listener::{self, Listener};
 use crate::sys;
 
 /// Where the sockets of root's mounts lie.
@@ -94,7 +94,19 @@ impl ControlDirectory {
         let file =
             options.write(true).create(true).truncate(false).mode(0o600).open(&lock).map_err(not_made)?;
         let _held = sys::lock_file(file).map_err(not_made)?;
+        self.sweep();
         Listener::bind(&socket, mount_point)
+    }
+
+    /// Removes the sockets that killed daemons left behind. The lock must be held: a daemon that is about
+    /// to listen does not answer yet either.
+    fn sweep(&self) {
+        for (socket, _) in self.sockets() {
+            if listener::is_dead(&socket) {
+                // Somebody else's to remove, or gone already: nothing is lost.
+                let _ = fs::remove_file(socket);
+            }
+        }
     }
 
     /// The path of a mount's socket.

@@ -66,8 +66,8 @@ impl<B: Body> Engine<B> {
             Fetch::Queued { .. } | Fetch::Idle => {}
         }
         if start == Start::Yes {
-            let waits_for_login = self.start_fetch(at, id, minting, Urgency::Reader, fx);
-            match waits_for_login {
+            let no_token = self.start_fetch(at, id, minting, Urgency::Reader, fx);
+            match no_token {
                 None => return Demand::Waiting,
                 // A login that just failed is not repeated for each caller.
                 Some(failure) if live.is_none() => return Demand::Failed(failure.fault.situation()),
