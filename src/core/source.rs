@@ -357,6 +357,8 @@ pub enum Fetch {
         with: Credential,
         /// Whether it may mint.
         minting: Minting,
+        /// Who waits.
+        urgency: Urgency,
         /// Since when.
         since: BootTime,
     },
@@ -423,8 +425,10 @@ pub struct Source<B> {
     pub mints: Option<bool>,
     /// Its names that the kernel may hold.
     pub nodes: BTreeSet<Ino>,
-    /// Its mints.
-    pub bucket: Bucket,
+    /// Mints that the engine wants by itself.
+    pub upkeep_mints: Bucket,
+    /// Mints that programs wait for.
+    pub reader_mints: Bucket,
     /// The duration of its last lease; tells how long it counts as in use.
     pub lease_duration: Duration,
     /// How long that lease could be used at all: its token may end before it. For the bucket.
@@ -455,7 +459,8 @@ impl<B: Body> Source<B> {
             renewal_failure: None,
             mints,
             nodes: BTreeSet::new(),
-            bucket: Bucket::FULL,
+            upkeep_mints: Bucket::FULL,
+            reader_mints: Bucket::FULL,
             lease_duration: Duration::ZERO,
             usable: Duration::ZERO,
             failures: 0,
@@ -486,13 +491,26 @@ impl<B: Body> Source<B> {
         [&mut self.current, &mut self.previous].into_iter().flatten().find(|one| one.id == id)
     }
 
-    /// The shortest time between two mints, once the bucket is empty: longer where the engine itself
-    /// wants one than where a program waits for it.
-    pub fn mint_interval(&self, urgency: Urgency) -> Duration {
+    /// Asks the bucket for a mint: one per second where a program waits for it, one per tenth of a lease
+    /// where the engine itself wants it.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub fn take_mint(&mut self, now: BootTime, urgency: Urgency) -> Result<(), BootTime> {
         let shortest = Duration::from_secs(1);
         match urgency {
-            Urgency::Reader => shortest,
-            Urgency::Renewal | Urgency::Background => (self.usable / 10).max(shortest),
+            Urgency::Reader => self.reader_mints.take(now, shortest),
+            Urgency::Renewal | Urgency::Background => {
+                self.upkeep_mints.take(now, (self.usable / 10).max(shortest))
+            }
+        }
+    }
+
+    /// The mint that was taken has made nothing.
+    pub fn put_mint_back(&mut self, urgency: Urgency) {
+        match urgency {
+            Urgency::Reader => self.reader_mints.put_back(),
+            Urgency::Renewal | Urgency::Background => self.upkeep_mints.put_back(),
         }
     }
 

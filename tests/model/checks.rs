@@ -147,7 +147,8 @@ fn memory_is_what_is_held(world: &World) {
     assert!(world.engine.memory() <= world.layout.settings.max_memory);
 }
 
-/// Minting reads of a source: two at once, then one per interval.
+/// Minting reads of a source, those that programs waited for and those that none did: two at once, then
+/// one per interval.
 fn the_bucket_holds(world: &World) {
     for (source, mints) in &world.mints {
         let Some((last, _)) = mints.last() else { continue };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leasefs::core::effect::{Credential, Effect, End, Minting, Report};
+use leasefs::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
 use leasefs::core::engine::{Effects, FetchResult, Granted};
 use leasefs::core::error::{Failure, Fault};
 use leasefs::core::identity::TokenTerms;
@@ -264,7 +264,8 @@ impl World {
             }
             Read::Failed(failure) => {
                 if expected && failure.fault.made_nothing() {
-                    self.mints.entry(source).or_default().pop();
+                    let waits = self.last_mint.get(&source).copied().unwrap_or_default();
+                    self.mints.entry((source, waits)).or_default().pop();
                 }
                 if expected && !self.stopped && matches!(failure.fault, Fault::NotFound | Fault::Denied) {
                     self.kill("Vault does not give it any more", |one| one.kv && one.source == source);
@@ -429,14 +430,20 @@ impl World {
             self.say(|| format!("    {effect:?}"));
             self.credential_is_held(&effect);
             match effect {
-                Effect::Read { source, request, minting, .. } => {
+                Effect::Read { source, request, minting, urgency, .. } => {
                     let before = self.in_flight.insert(source, request);
                     assert_eq!(before, None, "two reads of {source:?} at once");
                     if minting == Minting::Allowed {
                         *self.reads.entry(source).or_default() += 1;
                         if let Some(duration) = self.minting.get(&source) {
-                            let interval = (*duration / 10).max(Duration::from_secs(1));
-                            self.mints.entry(source).or_default().push((self.now, interval));
+                            let shortest = Duration::from_secs(1);
+                            let interval = match urgency {
+                                Urgency::Reader => shortest,
+                                Urgency::Renewal | Urgency::Background => (*duration / 10).max(shortest),
+                            };
+                            let waits = urgency == Urgency::Reader;
+                            self.last_mint.insert(source, waits);
+                            self.mints.entry((source, waits)).or_default().push((self.now, interval));
                         }
                     }
                     self.send(effect);

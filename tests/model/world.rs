@@ -229,8 +229,11 @@ pub struct World {
     pub notices: Vec<Effect>,
     /// Reads on their way, as the engine must see it.
     pub in_flight: BTreeMap<SourceId, RequestId>,
-    /// Minting reads of sources known to mint: when, and the bucket's interval then.
-    pub mints: BTreeMap<SourceId, Vec<(BootTime, Duration)>>,
+    /// Minting reads of sources known to mint, apart for those that programs waited for and others: when,
+    /// and the interval of their bucket then.
+    pub mints: BTreeMap<(SourceId, bool), Vec<(BootTime, Duration)>>,
+    /// Whether a program waited for the last one.
+    pub last_mint: BTreeMap<SourceId, bool>,
     /// All minting reads.
     pub reads: BTreeMap<SourceId, usize>,
     /// Sources that are known to mint, and their lease.
@@ -288,6 +291,7 @@ impl World {
             notices: Vec::new(),
             in_flight: BTreeMap::new(),
             mints: BTreeMap::new(),
+            last_mint: BTreeMap::new(),
             reads: BTreeMap::new(),
             minting: BTreeMap::new(),
             delivered: BTreeMap::new(),

@@ -456,7 +456,15 @@ impl<B: Body> Engine<B> {
             }
         };
         let node = node.ok_or(FsError::NoSuchName)?;
-        self.place_known(parent, name, node)
+        let source = match &node {
+            Node::Field(field) => Some(field.source),
+            Node::Directory | Node::File(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
+        };
+        let placed = self.place_known(parent, name, node);
+        if let (Err(_), Some(source)) = (&placed, source) {
+            self.drop_if_idle(source);
+        }
+        placed
     }
 
     /// Gives a name that an open directory shows its number. What stands there by now stays.
@@ -473,6 +481,9 @@ impl<B: Body> Engine<B> {
     /// again: it made room for others, or was ended. It may be a field, so its GETATTR finds out. What
     /// starts with `#` may be another field than its name says, and is not guessed.
     fn unread_field(&mut self, now: BootTime, parent: Ino, name: &str) -> Option<Node> {
+        if !is_file_name(name) || name.starts_with('#') {
+            return None;
+        }
         let (source, rule, on_expiry) = match self.tree.slot(parent).map(|slot| slot.node.clone()) {
             Some(Node::TreeDirectory(directory)) if directory.secret => {
                 if directory.folder && self.entries_in(parent).is_none() {
@@ -484,8 +495,9 @@ impl<B: Body> Engine<B> {
             }
             _ => self.fields_in(parent)?,
         };
-        let may_be_one = is_file_name(name) && !name.starts_with('#') && self.live(now, source).is_none();
-        may_be_one.then(|| Node::Field(Field { source, field: name.to_owned(), rule, on_expiry }))
+        // Of a secret that is at hand all fields are known.
+        let unread = self.live(now, source).is_none();
+        unread.then(|| Node::Field(Field { source, field: name.to_owned(), rule, on_expiry }))
     }
 
     /// Gives a name that a directory shows its number.

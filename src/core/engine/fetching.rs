@@ -117,8 +117,7 @@ impl<B: Body> Engine<B> {
         };
         let source = self.sources.get_mut(&id)?;
         if source.mints == Some(true) && minting == Minting::Allowed {
-            let interval = source.mint_interval(urgency);
-            if let Err(not_before) = source.bucket.take(at.now, interval) {
+            if let Err(not_before) = source.take_mint(at.now, urgency) {
                 self.queue_fetch(id, minting, urgency, not_before);
                 return None;
             }
@@ -145,7 +144,7 @@ impl<B: Body> Engine<B> {
     ) {
         let request = self.request();
         let Some(source) = self.sources.get_mut(&id) else { return };
-        source.fetch = Fetch::InFlight { request, with, minting, since: at.now };
+        source.fetch = Fetch::InFlight { request, with, minting, urgency, since: at.now };
         let (read, fields) = (source.spec.request.clone(), source.spec.fields);
         fx.push(Effect::Read { request, source: id, with, read, fields, minting, urgency });
         self.touch_source(id);
@@ -237,9 +236,9 @@ impl<B: Body> Engine<B> {
     fn put_mint_back(&mut self, id: SourceId) {
         if let Some(source) = self.sources.get_mut(&id)
             && source.mints == Some(true)
-            && matches!(source.fetch, Fetch::InFlight { minting: Minting::Allowed, .. })
+            && let Fetch::InFlight { minting: Minting::Allowed, urgency, .. } = source.fetch
         {
-            source.bucket.put_back();
+            source.put_mint_back(urgency);
         }
     }
 
