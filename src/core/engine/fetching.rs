@@ -116,11 +116,12 @@ impl<B: Body> Engine<B> {
             return None;
         };
         let source = self.sources.get_mut(&id)?;
-        if source.mints == Some(true) && minting == Minting::Allowed {
-            if let Err(not_before) = source.take_mint(at.now, urgency) {
-                self.queue_fetch(id, minting, urgency, not_before);
-                return None;
-            }
+        if source.mints == Some(true)
+            && minting == Minting::Allowed
+            && let Err(not_before) = source.take_mint(at.now, urgency)
+        {
+            self.queue_fetch(id, minting, urgency, not_before);
+            return None;
         }
         self.send_read(at, id, with, minting, urgency, fx);
         None
