@@ -309,10 +309,8 @@ pub(super) fn parse<'a>(text: &'a str, report: &Report) -> Option<DeTable<'a>> {
         let source = text.lines().nth(line - 1).unwrap_or_default();
         if error.message() == "duplicate key" {
             let key = text.get(span).unwrap_or_default().trim_matches(['"', '\'']);
-            report.complain(
-                &Place { key: quoted(key), line: Some(line) },
-                "stands here a second time: keep one of the two",
-            );
+            let place = Place { key: repeated(text, line, key), line: Some(line) };
+            report.complain(&place, "stands here a second time: keep one of the two");
             if is_header(source) {
                 let rest = text.lines().skip(line).take_while(|line| !is_header(line)).count();
                 echo_before = line + rest + 1;
@@ -330,6 +328,33 @@ pub(super) fn parse<'a>(text: &'a str, report: &Report) -> Option<DeTable<'a>> {
 
 fn is_header(line: &str) -> bool {
     line.trim_start().starts_with('[')
+}
+
+/// The whole name of a key that stands a second time on this line: as its header says, or below the last
+/// header before it.
+fn repeated(text: &str, line: usize, key: &str) -> String {
+    let at_headers = text.lines().take(line).enumerate().filter(|(_, text)| is_header(text)).last();
+    let Some((above, header)) = at_headers else {
+        return quoted(key);
+    };
+    // A header that could not be read names nothing.
+    let table = DeTable::parse(header).ok().map(|table| only_path(table.get_ref()));
+    match table.filter(|table| !table.is_empty()) {
+        None => quoted(key),
+        Some(table) if above + 1 == line => table,
+        Some(table) => format!("{table}.{}", quoted(key)),
+    }
+}
+
+/// The name of the one table in a document of a single header.
+fn only_path(document: &DeTable<'_>) -> String {
+    let mut names = Vec::new();
+    let mut next = document.iter().next();
+    while let Some((key, value)) = next {
+        names.push(quoted(key.get_ref()));
+        next = value.get_ref().as_table().and_then(|table| table.iter().next());
+    }
+    names.join(".")
 }
 
 /// What was probably forgotten on a line that is no TOML. Repeats nothing of its value.
@@ -403,9 +428,9 @@ mod tests {
         let complaints = report.finish().unwrap_err().to_string();
         assert_eq!(
             complaints,
-            "x.toml:3: x: stands here a second time: keep one of the two\n\
+            "x.toml:3: a.x: stands here a second time: keep one of the two\n\
              x.toml:4: a: stands here a second time: keep one of the two\n\
-             x.toml:8: y: stands here a second time: keep one of the two"
+             x.toml:8: b.y: stands here a second time: keep one of the two"
         );
     }
 }

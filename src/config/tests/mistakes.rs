@@ -235,7 +235,7 @@ fn mistakes_about_files_are_told_what_to_write() {
         ("version = 1\nengine = 'kv1'", "3: file.a.version", "write `engine = \"kv2\"`"),
         ("version = 1\nparams = {}", "3: file.a.version", "keep one of the two"),
         ("engine = 'kv2'\nparams = { a = 1 }", "4: file.a.params", "write `engine = \"other\"`"),
-        ("mode = '0400'\nmode = '0440'", "4: mode", "stands here a second time"),
+        ("mode = '0400'\nmode = '0440'", "4: file.a.mode", "stands here a second time"),
     ] {
         check(&[(&with(line), place, fragment)]);
     }
@@ -257,7 +257,12 @@ fn mistakes_about_files_are_told_what_to_write() {
             "write `field = \"…\"`",
         ),
         ("[defaults]\ndir-mode = '0440'", "2: defaults.dir-mode", "write `dir-mode = \"0550\"`"),
-        ("[file.a]\nsecret = 'kv/a'\n[file.a]\nsecret = 'kv/b'", "3: a", "stands here a second time"),
+        ("[file.a]\nsecret = 'kv/a'\n[file.a]\nsecret = 'kv/b'", "3: file.a", "stands here a second time"),
+        (
+            "[file.'a/b.c']\nsecret = 'kv/a'\n\n[file.\"a/b.c\"] # again\nsecret = 'kv/b'",
+            "4: file.\"a/b.c\"",
+            "stands here a second time",
+        ),
     ]);
 }
 
