@@ -59,8 +59,8 @@ pub enum MountPointOrigin {
 /// Why a mount could not be made, or ended badly.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The configuration is wrong.
-    #[error("{0}")]
+    /// The configuration is wrong; one line for each complaint.
+    #[error("the configuration can't be used:\n{0}")]
     Config(#[from] Complaints),
     /// Two names clash.
     #[error("{0}")]

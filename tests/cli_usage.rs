@@ -73,3 +73,25 @@ fn a_configuration_that_is_not_there_ends_a_mount_with_78() {
     assert_eq!(output.status.code(), Some(78), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("/nowhere/agent.toml"));
 }
+
+#[test]
+fn a_mount_complains_as_a_check_does_with_a_line_for_each_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("agent.toml");
+    let mistakes = "[file.a]\nsecrets = 'x'\nmode = '9'\n[file.'../b']\nsecret = 'x'\n";
+    std::fs::write(&config, mistakes).unwrap();
+    let config = config.to_str().unwrap();
+    let mounted = run(&["mount", config, directory.path().to_str().unwrap()]);
+    assert_eq!(mounted.status.code(), Some(78));
+    let message = text(&mounted.stderr);
+    assert_eq!(message, text(&run(&["check", config]).stderr));
+    let (first, complaints) = message.split_once('\n').unwrap();
+    assert_eq!(first, "leasefs: the configuration can't be used:");
+    let places: Vec<Vec<String>> =
+        complaints.lines().map(|line| line.split(": ").take(2).map(str::to_owned).collect()).collect();
+    let place = |line: u8, key: &str| vec![format!("{config}:{line}"), key.to_owned()];
+    assert_eq!(
+        places,
+        [place(1, "file.a"), place(2, "file.a.secrets"), place(3, "file.a.mode"), place(4, "file.\"../b\""),]
+    );
+}
