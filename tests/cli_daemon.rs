@@ -21,6 +21,8 @@ const CONFIG: &str = r#"
 secret = "secret/weather#key"
 [file."absent"]
 secret = "secret/absent#key"
+[file."misspelt"]
+secret = "secret/weather#keys"
 [dir."tls"]
 secret = "pki/issue/agent"
 params = { common_name = "agent.internal" }
@@ -75,6 +77,9 @@ async fn status_revoke_refresh_and_unmount_do_what_they_say() {
     let (status, text) = mount.command(&["refresh", root, "absent"]);
     assert_eq!(status.code(), Some(1), "{text}");
     assert!(text.contains("secret/data/absent"), "the reason names the path: {text}");
+    let (status, text) = mount.command(&["refresh", root, "misspelt"]);
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(text.contains("the secret has no field \"keys\""), "{text}");
     let (status, text) = mount.command(&["refresh", root, "no/such/file"]);
     assert_eq!(status.code(), Some(64), "{text}");
 

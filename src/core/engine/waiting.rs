@@ -5,8 +5,8 @@ use crate::core::engine::fetching::Demand;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::FsError;
 use crate::core::name::{Ino, SourceId, Ticket};
-use crate::core::source::Body;
-use crate::core::time::Moment;
+use crate::core::source::{Body, Piece};
+use crate::core::time::{BootTime, Moment};
 use crate::core::tree::Node;
 
 /// What a caller waits for.
@@ -155,11 +155,19 @@ impl<B: Body> Engine<B> {
             Demand::Failed(error) => Attempt::Done(Err(error)),
             Demand::Ready => Attempt::Done(match operation {
                 Operation::Open => self.open_file(at, ino, id, piece).map(Answer::Opened),
-                Operation::Refresh => Ok(Answer::Refreshed),
+                Operation::Refresh => self.refreshed(at.now, id, &piece),
                 Operation::Attributes | Operation::OpenDirectory => {
                     self.file_attributes(at.now, ino).map(Answer::Attributes)
                 }
             }),
+        }
+    }
+
+    /// Whether what came in has what this file shows.
+    fn refreshed(&self, now: BootTime, id: SourceId, piece: &Piece) -> Result<Answer, FsError> {
+        match self.live(now, id).and_then(|generation| generation.bodies.get(piece)) {
+            Some(Err(failure)) => Err(failure.fault.situation()),
+            Some(Ok(_)) | None => Ok(Answer::Refreshed),
         }
     }
 
