@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use leasefs::config::plan::{CredentialSource, IdentityPlan, Method, VaultPlan};
@@ -249,10 +250,14 @@ impl Bao {
     pub fn secret_file(&self, name: &str, text: &str) -> PathBuf {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
+        // Tests that share a server and write the same file must never read each other's half of it.
+        static WRITTEN: AtomicU32 = AtomicU32::new(0);
         let path = self.directory().join(name);
+        let draft = path.with_extension(format!("draft-{}", WRITTEN.fetch_add(1, Ordering::Relaxed)));
         let mut options = std::fs::OpenOptions::new();
-        let file = options.create(true).write(true).truncate(true).mode(0o600).open(&path);
+        let file = options.create_new(true).write(true).mode(0o600).open(&draft);
         writeln!(file.expect("a file can be made"), "{text}").expect("a file can be written");
+        std::fs::rename(&draft, &path).expect("a file can be renamed");
         path
     }
 }
