@@ -575,6 +575,7 @@ async fn all_ways_of_reading_bring_the_same_bytes() {
         let mut child = Command::new("python3")
             .args(["-c", READER])
             .arg(path)
+            .env("TMPDIR", mount.directory())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -611,7 +612,9 @@ async fn all_ways_of_reading_bring_the_same_bytes() {
         "install -m 600 FILE $COPY && cat $COPY",
     ] {
         for (name, want) in [("key", &text), ("db", &credential)] {
-            let got = run_in(&mount.root(), &format!("COPY=$(mktemp -u); {}", command.replace("FILE", name)));
+            // Below the mount's own directory, so that no copy outlives the test.
+            let copies = format!("export TMPDIR={}; COPY=$(mktemp -u)", mount.directory().display());
+            let got = run_in(&mount.root(), &format!("{copies}; {}", command.replace("FILE", name)));
             // The shell's substitution takes the last newline away.
             assert_eq!(got.trim_end(), want.trim_end(), "{command} of {name}");
         }
