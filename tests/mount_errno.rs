@@ -103,6 +103,7 @@ async fn what_does_not_exist_is_enoent() {
     assert_eq!(fs::read_dir(mount.path("fields")).unwrap_err().raw_os_error(), Some(ENOENT));
     assert_fails(&mount, "secret", ENOENT, "secret/data/enoent/none: it does not exist in Vault");
     assert_fails(&mount, "field", ENOENT, "the secret has no field \"other\"");
+    mount.wait_for_log("the secret has no field");
     assert_fails(&mount, "deleted", ENOENT, "secret/data/enoent/deleted: version 2 was deleted at 2");
     assert_fails(&mount, "destroyed", ENOENT, "version 1 was destroyed");
     assert_fails(&mount, "version", ENOENT, "secret/data/enoent/there");

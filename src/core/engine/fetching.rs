@@ -9,7 +9,7 @@ use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
 use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId};
-use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Validity};
+use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Piece, Validity};
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// After that long a read that is on its way keeps nobody waiting who can be shown a stale value.
@@ -396,15 +396,35 @@ impl<B: Body> Engine<B> {
             self.invalidate_sizes(at.now, id, fx);
         }
         fx.push(Effect::Report(Report::Published { source: id, lease, end }));
+        self.report_bodies(id, fx);
+    }
+
+    /// A declared file that can't be rendered is the operator's business, though its secret is there.
+    fn report_bodies(&self, id: SourceId, fx: &mut Effects) {
+        let Some(source) = self.sources.get(&id) else { return };
+        let bodies = source.current.iter().flat_map(|one| &one.bodies);
+        for failure in bodies.filter_map(|(piece, body)| match piece {
+            Piece::File(_) => body.as_ref().err(),
+            Piece::Field(_) => None,
+        }) {
+            let (path, declared) = (source.spec.request.path.clone(), source.declared);
+            let failure = failure.clone();
+            fx.push(Effect::Report(Report::FetchFailed { source: id, path, declared, failure }));
+        }
     }
 
     /// As [`Engine::make_room`], for a generation of this source: what it replaces goes in any case.
     fn make_room_for(&mut self, at: Moment, id: SourceId, bytes: u64, fx: &mut Effects) -> bool {
         let Some(source) = self.sources.get(&id) else { return false };
         // As `publish` chooses it.
-        let unread = source.current.as_ref().filter(|one| one.handles.is_empty());
-        let replaced = unread.or(source.previous.as_ref());
-        let more = bytes.saturating_sub(replaced.map_or(0, |one| one.bytes));
+        let goes = match &source.current {
+            Some(current) if current.handles.is_empty() || self.is_over(at.now, current).is_some() => {
+                current.bytes
+            }
+            Some(_) => source.previous.as_ref().map_or(0, |one| one.bytes),
+            None => 0,
+        };
+        let more = bytes.saturating_sub(goes);
         self.make_room(at, id, more, fx)
     }
 

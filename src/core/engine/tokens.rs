@@ -94,7 +94,8 @@ impl<B: Body> Engine<B> {
         if at.now >= new.end {
             let with = Credential { identity: id, token };
             fx.push(if terms.ours { Effect::RevokeToken { with } } else { Effect::DropToken { with } });
-            let reason = "the token was over before it arrived: ask for tokens that live longer";
+            let reason =
+                "the token's time is over: put a new one in its place, or ask for tokens that live longer";
             self.take_login_failure(at, id, Failure::new(Fault::TokenLost, reason), fx);
             return;
         }
