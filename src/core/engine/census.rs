@@ -31,7 +31,7 @@ impl<B: Body> Engine<B> {
             sources: self.sources.len(),
             names: self.tree.undeclared(),
             lists: self.lists.len(),
-            list_bytes: self.lists.values().map(super::directories::List::bytes).sum(),
+            list_bytes: self.lists.values().map(super::lists::List::bytes).sum(),
             open_files: self.handles.open_files(),
             waiting: self.waiting.len(),
             retiring: self.retiring.len(),

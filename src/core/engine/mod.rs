@@ -8,7 +8,7 @@
 //! - a ticket is answered exactly once.
 //!
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
-//! `leases`, `tokens`, `directories` (trees and their lists), `control` (what an operator asks), `reasons`
+//! `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks), `reasons`
 //! (what a directory says of its names).
 
 mod census;
@@ -16,6 +16,7 @@ mod control;
 mod directories;
 mod fetching;
 mod leases;
+mod lists;
 mod operations;
 mod reasons;
 mod tokens;
@@ -42,10 +43,10 @@ pub use census::Census;
 pub use control::{
     Debt, FileStatus, IdentityStatus, Retirement, Settlement, State, Status, XATTRS, XattrValue,
 };
-use directories::List;
 pub use fetching::FetchResult;
 pub use leases::Granted;
 use leases::Retiring;
+use lists::List;
 pub use operations::{Reader, Room};
 use waiting::Waiting;
 use wakes::{WakeKey, Wakes};
