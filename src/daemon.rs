@@ -268,7 +268,10 @@ pub fn layout(plan: &MountPlan) -> Layout {
         settings: Settings {
             max_memory: plan.mount.max_memory,
             list_max_age: plan.mount.list_max_age,
-            leases: LeaseSettings { revocation_check: plan.mount.revocation_check },
+            leases: LeaseSettings {
+                revocation_check: plan.mount.revocation_check,
+                read_timeout: plan.vault.read_timeout,
+            },
             mounted: sys::unix_time(),
         },
     }

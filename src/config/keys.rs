@@ -10,12 +10,14 @@ use crate::config::file::{Section, Slot};
 use crate::config::value::{self, ModeOf};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
-use crate::core::source::{Renew, SourcePolicy};
+use crate::core::source::{OnIdle, Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
 
 /// The values of `renew`, the default first.
 pub(super) const RENEW: [(&str, Renew); 3] =
     [("in-use", Renew::InUse), ("always", Renew::Always), ("never", Renew::Never)];
+/// The values of `on-idle`, the default first.
+pub(super) const ON_IDLE: [(&str, OnIdle); 2] = [("lapse", OnIdle::Lapse), ("revoke", OnIdle::Revoke)];
 /// The values of `engine`.
 pub(super) const ENGINE: [(&str, EngineHint); 3] =
     [("kv1", EngineHint::Kv1), ("kv2", EngineHint::Kv2), ("other", EngineHint::Other)];
@@ -43,6 +45,7 @@ pub(super) struct Keys {
     pub grace: Slot<Duration>,
     pub renew: Slot<Renew>,
     pub idle_timeout: Slot<Duration>,
+    pub on_idle: Slot<OnIdle>,
     pub on_expiry: Slot<OnExpiry>,
     pub engine: Slot<EngineHint>,
     pub identity: Slot<String>,
@@ -62,6 +65,7 @@ impl Keys {
             grace: span("grace"),
             renew: section.read("renew", |found| value::choice("renew", found, &RENEW)),
             idle_timeout: span("idle-timeout"),
+            on_idle: section.read("on-idle", |found| value::choice("on-idle", found, &ON_IDLE)),
             on_expiry: section.read("on-expiry", |found| value::choice("on-expiry", found, &ON_EXPIRY)),
             engine: section.read("engine", |found| value::choice("engine", found, &ENGINE)),
             identity: section.text("identity").and_then(section.report, |name| Ok(name.to_owned())),
@@ -79,6 +83,7 @@ impl Keys {
             grace: self.grace.or(&defaults.grace),
             renew: self.renew.or(&defaults.renew),
             idle_timeout: self.idle_timeout.or(&defaults.idle_timeout),
+            on_idle: self.on_idle.or(&defaults.on_idle),
             on_expiry: self.on_expiry.or(&defaults.on_expiry),
             engine: self.engine.or(&defaults.engine),
             identity: self.identity.or(&defaults.identity),
@@ -102,6 +107,7 @@ impl Keys {
             max_age: self.max_age.unwrap_or(MINUTE),
             grace: self.grace.unwrap_or(MINUTE),
             idle_timeout: self.idle_timeout.get().copied(),
+            on_idle: self.on_idle.unwrap_or(OnIdle::Lapse),
         }
     }
 

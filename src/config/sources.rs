@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::file::Slot;
-use crate::config::keys::{ENGINE, Keys, RENEW};
+use crate::config::keys::{ENGINE, Keys, ON_IDLE, RENEW};
 use crate::config::report::{Place, Report};
 use crate::config::value::spelled;
 use crate::core::effect::{EngineHint, ReadRequest};
@@ -88,12 +88,17 @@ fn agree(first: &First, keys: &Keys, place: &Place, report: &Report) {
         ENGINE.iter().find(|(_, known)| *known == keys.engine()).map_or("unset", |(word, _)| *word).to_owned()
     };
     let idle = |keys: &Keys| keys.policy().idle_timeout.map_or("unset".to_owned(), spelled);
+    let on_idle = |keys: &Keys| {
+        let value = keys.policy().on_idle;
+        ON_IDLE.iter().find(|(_, known)| *known == value).map_or("unset", |(word, _)| *word).to_owned()
+    };
     let (a, b) = (&first.keys, keys);
     let views = [
         ("max-age", at(&a.max_age), at(&b.max_age), spelled(a.policy().max_age), spelled(b.policy().max_age)),
         ("grace", at(&a.grace), at(&b.grace), spelled(a.policy().grace), spelled(b.policy().grace)),
         ("renew", at(&a.renew), at(&b.renew), renew(a), renew(b)),
         ("idle-timeout", at(&a.idle_timeout), at(&b.idle_timeout), idle(a), idle(b)),
+        ("on-idle", at(&a.on_idle), at(&b.on_idle), on_idle(a), on_idle(b)),
         ("engine", at(&a.engine), at(&b.engine), engine(a), engine(b)),
     ];
     for (key, theirs, ours, their_value, our_value) in views {

@@ -291,6 +291,8 @@ pub enum End {
     TokenGone,
     /// An operator revoked it.
     Revoked,
+    /// Nobody has used it for `idle-timeout`, and `on-idle = "revoke"`.
+    Unused,
     /// It made room under `max-memory`.
     Evicted,
     /// The mount is ending.

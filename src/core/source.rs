@@ -39,6 +39,8 @@ pub struct SourcePolicy {
     pub grace: Duration,
     /// How long after the last open a lease counts as in use; `None`: two lease durations.
     pub idle_timeout: Option<Duration>,
+    /// What becomes of a lease that is not in use any more.
+    pub on_idle: OnIdle,
 }
 
 /// When a lease is renewed.
@@ -50,6 +52,15 @@ pub enum Renew {
     Always,
     /// Never: it lapses.
     Never,
+}
+
+/// What becomes of a lease that is not in use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnIdle {
+    /// It is not renewed, and so lapses.
+    Lapse,
+    /// It is given back at once.
+    Revoke,
 }
 
 /// The bytes of a file, as far as the core must know them.
@@ -103,14 +114,20 @@ pub enum FetchedKind {
         /// Whether it can be renewed.
         renewable: bool,
     },
+    /// Reading it mints nothing: Vault itself replaces it in place, without overlap (a static role's
+    /// password).
+    Static {
+        /// How long until Vault means to replace it, from `sent` on, rounded to the nearest second.
+        ttl: Duration,
+        /// When it became valid.
+        rotated: UnixTime,
+    },
     /// Neither.
     Other {
         /// Whether reading again makes a new one.
         minted: bool,
         /// When it stops being valid.
         ends: Option<BootTime>,
-        /// When it became valid.
-        issued: Option<UnixTime>,
     },
 }
 
@@ -126,9 +143,16 @@ pub enum Validity {
         /// When Vault will delete it.
         deleted: BootTime,
     },
+    /// Reading again costs nothing, and shows the next one only once this one has ended.
+    Static {
+        /// Until when it is served without asking.
+        fresh_until: BootTime,
+        /// When it counts as replaced.
+        ends: BootTime,
+    },
     /// A lease.
     Leased(Lease),
-    /// It has its own end and nothing can move it (a certificate, a static role's password).
+    /// It has its own end and nothing can move it (a certificate).
     Fixed {
         /// When to replace it, if it is in use.
         replace: BootTime,
@@ -238,20 +262,25 @@ impl<B: Body> Generation<B> {
                 let lease = Lease { id: lease, duration, granted, expires, next, renewable, look_up };
                 (Validity::Leased(lease), lease_end(sent, duration), None)
             }
-            FetchedKind::Other { minted: false, ends: None, issued } => {
+            FetchedKind::Static { ttl, rotated } => {
+                let ends = static_end(sent, ttl);
+                let fresh_until = (sent + policy.max_age.min(settings.revocation_check)).min(ends);
+                let end = (fresh_until + policy.grace).min(ends);
+                (Validity::Static { fresh_until, ends }, end, Some(rotated))
+            }
+            FetchedKind::Other { minted: false, ends: None } => {
                 let fresh_until = sent + policy.max_age;
                 let validity = Validity::Kv { version: None, fresh_until, deleted: BootTime::NEVER };
-                (validity, fresh_until + policy.grace, issued)
+                (validity, fresh_until + policy.grace, None)
             }
-            FetchedKind::Other { minted, ends, issued } => {
+            FetchedKind::Other { minted, ends } => {
                 let end = ends.unwrap_or(BootTime::NEVER);
                 let replace = match minted {
-                    // Vault gives out the next value only once this one has ended.
                     false => end,
                     true if end == BootTime::NEVER => end,
                     true => sent + scaled(end.since(sent), chance.between(0.66, 0.80, id.0)),
                 };
-                (Validity::Fixed { replace }, end, issued)
+                (Validity::Fixed { replace }, end, None)
             }
         };
         let issued = issued.unwrap_or(received);
@@ -260,12 +289,12 @@ impl<B: Body> Generation<B> {
 
     /// Whether `other` shows the same secret: the same version, or the same bytes.
     pub fn shows_the_same(&self, other: &Generation<B>) -> bool {
-        let (Validity::Kv { version: mine, .. }, Validity::Kv { version: theirs, .. }) =
-            (&self.validity, &other.validity)
-        else {
-            return false;
+        let same_kind = match (&self.validity, &other.validity) {
+            (Validity::Kv { version: mine, .. }, Validity::Kv { version: theirs, .. }) => mine == theirs,
+            (Validity::Static { .. }, Validity::Static { .. }) => self.issued == other.issued,
+            _ => false,
         };
-        mine == theirs
+        same_kind
             && self.bodies.len() == other.bodies.len()
             && self.bodies.iter().zip(&other.bodies).all(|((piece, body), (other_piece, other_body))| {
                 piece == other_piece
@@ -279,22 +308,36 @@ impl<B: Body> Generation<B> {
 
     /// Whether it may be served without asking Vault.
     pub fn is_fresh(&self, now: BootTime) -> bool {
+        self.fresh_until().is_none_or(|until| now < until)
+    }
+
+    /// Until when it is served without asking Vault, if it is asked again before its end at all.
+    pub fn fresh_until(&self) -> Option<BootTime> {
         match &self.validity {
-            Validity::Kv { fresh_until, .. } => now < *fresh_until,
-            Validity::Leased(_) | Validity::Fixed { .. } => true,
+            Validity::Kv { fresh_until, .. } | Validity::Static { fresh_until, .. } => Some(*fresh_until),
+            Validity::Leased(_) | Validity::Fixed { .. } => None,
         }
     }
 
-    /// Whether it is a KV secret, or something else that costs nothing to read.
-    pub fn is_kv(&self) -> bool {
-        matches!(self.validity, Validity::Kv { .. })
+    /// Whether it costs nothing to read it again: a KV secret, a static role's password.
+    pub fn is_free(&self) -> bool {
+        self.fresh_until().is_some()
+    }
+
+    /// Its natural end: what Vault itself has set and no renewal moves.
+    pub fn natural_end(&self) -> BootTime {
+        match &self.validity {
+            Validity::Kv { deleted: end, .. } | Validity::Static { ends: end, .. } => *end,
+            Validity::Leased(_) => BootTime::NEVER,
+            Validity::Fixed { .. } => self.end,
+        }
     }
 
     /// Its lease, if it has one.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.validity {
             Validity::Leased(lease) => Some(lease),
-            Validity::Kv { .. } | Validity::Fixed { .. } => None,
+            Validity::Kv { .. } | Validity::Static { .. } | Validity::Fixed { .. } => None,
         }
     }
 
@@ -302,7 +345,7 @@ impl<B: Body> Generation<B> {
     pub fn lease_mut(&mut self) -> Option<&mut Lease> {
         match &mut self.validity {
             Validity::Leased(lease) => Some(lease),
-            Validity::Kv { .. } | Validity::Fixed { .. } => None,
+            Validity::Kv { .. } | Validity::Static { .. } | Validity::Fixed { .. } => None,
         }
     }
 }
@@ -312,6 +355,8 @@ impl<B: Body> Generation<B> {
 pub struct LeaseSettings {
     /// How often leases in use are looked up.
     pub revocation_check: Duration,
+    /// The longest that a caller waits.
+    pub read_timeout: Duration,
 }
 
 /// The longest that Vault may still honour what counts as over here.
@@ -322,6 +367,12 @@ pub const LONGEST_MARGIN: Duration = Duration::from_secs(2);
 pub fn lease_end(sent: BootTime, duration: Duration) -> BootTime {
     let margin = scaled(duration, 0.02).clamp(Duration::from_millis(100), LONGEST_MARGIN);
     sent + duration.saturating_sub(margin)
+}
+
+/// When a static role's password counts as replaced. Vault rounds its `ttl` to the nearest second
+/// (measured with OpenBao 2.7), so it may be half a second less than it says.
+pub fn static_end(sent: BootTime, ttl: Duration) -> BootTime {
+    sent + ttl.saturating_sub(Duration::from_millis(500))
 }
 
 /// When to renew a lease: between half and two thirds of it, so that many leases of one moment do not
@@ -413,6 +464,8 @@ pub struct Source<B> {
     pub previous: Option<Generation<B>>,
     /// The read on its way.
     pub fetch: Fetch,
+    /// The read on its way is slow: whoever can be shown a stale value has been shown it.
+    pub slow: bool,
     /// Callers that wait for it.
     pub waiters: BTreeSet<Ticket>,
     /// When a program last opened one of its files.
@@ -429,7 +482,12 @@ pub struct Source<B> {
     pub upkeep_mints: Bucket,
     /// Mints that programs wait for.
     pub reader_mints: Bucket,
-    /// The duration of its last lease; tells how long it counts as in use.
+    /// It is served by another engine than KV, and reading it has minted nothing.
+    pub free_elsewhere: bool,
+    /// Since when Vault is about to replace what it shows in place, and has not done so.
+    pub replacing_since: Option<BootTime>,
+    /// The duration of its last lease, or for how long Vault leaves it as it is; tells how long it counts
+    /// as in use.
     pub lease_duration: Duration,
     /// How long that lease could be used at all: its token may end before it. For the bucket.
     pub usable: Duration,
@@ -453,6 +511,7 @@ impl<B: Body> Source<B> {
             current: None,
             previous: None,
             fetch: Fetch::Idle,
+            slow: false,
             waiters: BTreeSet::new(),
             last_open: None,
             failure: None,
@@ -461,6 +520,8 @@ impl<B: Body> Source<B> {
             nodes: BTreeSet::new(),
             upkeep_mints: Bucket::FULL,
             reader_mints: Bucket::FULL,
+            free_elsewhere: false,
+            replacing_since: None,
             lease_duration: Duration::ZERO,
             usable: Duration::ZERO,
             failures: 0,
@@ -475,10 +536,15 @@ impl<B: Body> Source<B> {
 
     /// Whether a program uses it: it is open, or was lately, or is to be kept in any case.
     pub fn in_use(&self, now: BootTime) -> bool {
-        let idle_timeout = self.spec.policy.idle_timeout.unwrap_or(self.lease_duration.saturating_mul(2));
         self.spec.policy.renew == Renew::Always
             || self.is_open()
-            || self.last_open.is_some_and(|last| now < last + idle_timeout)
+            || self.idle_from().is_some_and(|idle| now < idle)
+    }
+
+    /// From when on it does not count as in use, unless it is open or opened again.
+    pub fn idle_from(&self) -> Option<BootTime> {
+        let idle_timeout = self.spec.policy.idle_timeout.unwrap_or(self.lease_duration.saturating_mul(2));
+        Some(self.last_open? + idle_timeout)
     }
 
     /// The generation with this id, if it is still there.

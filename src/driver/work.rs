@@ -228,7 +228,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
             self.note(&mount);
         }
         match (mount, fetch.minting) {
-            (Ok(mount), _) if mount.kind == "kv" || mount.kind == "generic" => Ok(Lane::Kv),
+            (Ok(mount), _) if mount.mints_nothing_at(&fetch.read.path) => Ok(Lane::Kv),
             (Ok(_), Minting::Forbidden) => Err(FetchResult::WouldMint),
             (Ok(mount), Minting::Allowed) => Ok(Lane::Mint(mount.path)),
             (Err(failure), Minting::Allowed) if failure.fault == Fault::Denied => {
@@ -276,8 +276,9 @@ impl<V: Vault, C: Clock> Work<V, C> {
             SecretKind::Leased(lease) => {
                 FetchedKind::Leased { lease: lease.id, duration: lease.duration, renewable: lease.renewable }
             }
-            SecretKind::Other { minted, ttl, issued } => {
-                FetchedKind::Other { minted, ends: ttl.map(|ttl| sent + ttl), issued }
+            SecretKind::Static { ttl, rotated } => FetchedKind::Static { ttl, rotated },
+            SecretKind::Other { minted, ttl } => {
+                FetchedKind::Other { minted, ends: ttl.map(|ttl| sent + ttl) }
             }
         };
         Fetched { sent, received: wall, kind, bodies }

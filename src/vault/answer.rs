@@ -279,18 +279,21 @@ fn cut(data: &RawValue) -> SecretBytes {
 fn validity(data: &RawValue, asked: Capability) -> SecretKind {
     let minted = asked == Capability::Update;
     let Ok(validity) = serde_json::from_str::<Validity<'_>>(data.get()) else {
-        return SecretKind::Other { minted, ttl: None, issued: None };
+        return SecretKind::Other { minted, ttl: None };
     };
-    let issued = validity.last_vault_rotation.and_then(quoted_instant);
-    let counts = issued.is_some() || validity.token.is_some();
-    let ttl = validity.ttl.filter(|_| counts).and_then(|text| serde_json::from_str::<i64>(text.get()).ok());
+    let rotated = validity.last_vault_rotation.and_then(quoted_instant);
+    let ttl = validity.ttl.and_then(|text| serde_json::from_str::<i64>(text.get()).ok());
     let ttl = ttl.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+    if let (false, Some(rotated), Some(ttl)) = (minted, rotated, ttl) {
+        return SecretKind::Static { ttl, rotated };
+    }
+    let is_token = validity.token.is_some();
     let until = validity.expiration.and_then(|text| {
         let seconds = serde_json::from_str::<u64>(text.get()).ok()?;
         let now = u64::try_from(sys::unix_time().seconds).unwrap_or(0);
         Some(Duration::from_secs(seconds.saturating_sub(now)))
     });
-    SecretKind::Other { minted, ttl: ttl.or(until), issued }
+    SecretKind::Other { minted: minted || is_token, ttl: ttl.filter(|_| is_token).or(until) }
 }
 
 fn quoted_instant(text: &RawValue) -> Option<UnixTime> {
@@ -337,10 +340,7 @@ mod tests {
         let known = |body| read(body, Shape::Unknown).map(|secret| secret.kind);
         assert!(matches!(known(KV2), Ok(SecretKind::Kv { version: Some(7), .. })));
         let own_fields = r#"{"data":{"data":{"a":"b"},"metadata":"mine"}}"#;
-        assert!(matches!(
-            known(own_fields),
-            Ok(SecretKind::Other { minted: false, ttl: None, issued: None })
-        ));
+        assert!(matches!(known(own_fields), Ok(SecretKind::Other { minted: false, ttl: None })));
     }
 
     #[test]
@@ -365,13 +365,15 @@ mod tests {
         };
         assert_eq!(kind(leased), Ok(SecretKind::Leased(lease)));
         let fixed = r#"{"lease_id":"","data":{"ttl":9,"last_vault_rotation":"2026-01-02T03:04:05Z"}}"#;
-        let issued = Some(UnixTime { seconds: 1_767_323_045, nanoseconds: 0 });
-        let ttl = Some(Duration::from_secs(9));
-        assert_eq!(kind(fixed), Ok(SecretKind::Other { minted: false, ttl, issued }));
+        let rotated = UnixTime { seconds: 1_767_323_045, nanoseconds: 0 };
+        assert_eq!(kind(fixed), Ok(SecretKind::Static { ttl: Duration::from_secs(9), rotated }));
+        let token = r#"{"data":{"client_id":"c","token":"e30","ttl":60}}"#;
+        let ttl = Some(Duration::from_secs(60));
+        assert_eq!(kind(token), Ok(SecretKind::Other { minted: true, ttl }));
         let setting = r#"{"data":{"ttl":0,"allow_any_name":true}}"#;
-        assert_eq!(kind(setting), Ok(SecretKind::Other { minted: false, ttl: None, issued: None }));
+        assert_eq!(kind(setting), Ok(SecretKind::Other { minted: false, ttl: None }));
         let long_over = r#"{"data":{"expiration":1000,"certificate":"…"}}"#;
-        let over = SecretKind::Other { minted: false, ttl: Some(Duration::ZERO), issued: None };
+        let over = SecretKind::Other { minted: false, ttl: Some(Duration::ZERO) };
         assert_eq!(kind(long_over), Ok(over));
     }
 

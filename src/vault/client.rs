@@ -294,7 +294,10 @@ impl Vault for Client {
 
     async fn read(&self, token: &Token, request: &ReadRequest) -> Result<Secret, Failure> {
         let place = self.place(token, request).await?;
-        if matches!(place.shape, Shape::Kv1 | Shape::Kv2) {
+        let mount = self.0.mounts.find(token.namespace(), &request.path);
+        let is_static =
+            request.params.is_none() && mount.is_some_and(|mount| mount.mints_nothing_at(&request.path));
+        if is_static || matches!(place.shape, Shape::Kv1 | Shape::Kv2) {
             return self.fetch(token, request, &place, self.0.patience).await;
         }
         let (client, own_token, request) = (self.clone(), token.clone(), request.clone());

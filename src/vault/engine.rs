@@ -79,6 +79,18 @@ impl EngineMount {
         matches!(self.kind.as_str(), "kv" | "generic" | "cubbyhole")
     }
 
+    /// Whether reading this path mints nothing: KV, or the password of a static role.
+    pub fn mints_nothing_at(&self, path: &VaultPath) -> bool {
+        let below = path.as_str().strip_prefix(self.path.as_str()).unwrap_or_default();
+        let section = below.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let is_static = match self.kind.as_str() {
+            "database" | "aws" => section == "static-creds",
+            "ldap" => section == "static-cred",
+            _ => false,
+        };
+        self.is_kv() || is_static
+    }
+
     /// The unambiguous form of a path that the user wrote: on KV v2 with its `data/`, elsewhere as it is.
     /// Paths below a canonical prefix are canonical, whatever the entries are called.
     pub fn canonical(&self, path: &VaultPath) -> VaultPath {
@@ -210,6 +222,20 @@ mod tests {
 
     fn request(text: &str, engine: EngineHint) -> ReadRequest {
         ReadRequest { path: path(text), params: None, version: None, engine }
+    }
+
+    #[test]
+    fn a_static_role_is_known_to_mint_nothing_by_its_path() {
+        let database = mount("team/db", "database", None);
+        for (engine, text, mints_nothing) in [
+            (&database, "team/db/static-creds/app", true),
+            (&database, "team/db/creds/app", false),
+            (&database, "team/db/creds/static-creds", false),
+            (&mount("kv", "kv", Some(2)), "kv/creds/app", true),
+            (&mount("static-creds", "ssh", None), "static-creds/creds/app", false),
+        ] {
+            assert_eq!(engine.mints_nothing_at(&path(text)), mints_nothing, "{text}");
+        }
     }
 
     #[test]

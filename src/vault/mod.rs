@@ -128,15 +128,22 @@ pub enum SecretKind {
     },
     /// Minted under a lease: a database account, a cloud key, a PKI role with `generate_lease`.
     Leased(Lease),
-    /// Neither: a static role, an issued certificate, anything of another engine.
+    /// A static role's password: Vault replaces it in place, without overlap.
+    Static {
+        /// How long until Vault means to replace it, counted from when the request was sent and rounded to
+        /// the nearest second. Zero: it is about to.
+        ttl: Duration,
+        /// When it was replaced last (`last_vault_rotation`).
+        rotated: UnixTime,
+    },
+    /// Neither: an issued certificate, an identity token, anything of another engine.
     Other {
-        /// Whether reading it again makes a new one (it was asked for by a write request).
+        /// Whether reading it again makes a new one (it was asked for by a write request, or is an identity
+        /// token).
         minted: bool,
-        /// When it stops being valid, counted from when the request was sent (`ttl` of a static role,
+        /// When it stops being valid, counted from when the request was sent (`ttl` of an identity token,
         /// `expiration` of a certificate); `None`: Vault didn't say.
         ttl: Option<Duration>,
-        /// When it became valid, if Vault says (`last_vault_rotation`).
-        issued: Option<UnixTime>,
     },
 }
 

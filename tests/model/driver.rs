@@ -11,13 +11,13 @@ use leasefs::core::error::{Failure, Fault};
 use leasefs::core::identity::TokenTerms;
 use leasefs::core::listing::Keys;
 use leasefs::core::name::{FileId, RequestId, SourceId};
-use leasefs::core::source::{Fetched, FetchedKind, Piece, lease_end};
+use leasefs::core::source::{Fetched, FetchedKind, Piece, lease_end, static_end};
 use leasefs::core::time::{BootTime, Moment, UnixTime};
 
 use crate::checks;
 use crate::layout::is_user_s;
 use crate::vault::{Read, Vault};
-use crate::world::{Issue, Pace, TestBody, Weather, World};
+use crate::world::{Issue, Kind, Pace, TestBody, Weather, World};
 
 /// What comes back.
 #[derive(Clone, Debug)]
@@ -268,7 +268,9 @@ impl World {
                     self.mints.entry((source, waits)).or_default().pop();
                 }
                 if expected && !self.stopped && matches!(failure.fault, Fault::NotFound | Fault::Denied) {
-                    self.kill("Vault does not give it any more", |one| one.kv && one.source == source);
+                    self.kill("Vault does not give it any more", |one| {
+                        one.kind != Kind::Minted && one.source == source
+                    });
                 }
                 self.engine.fetched(at, source, request, with, FetchResult::Failed(failure))
             }
@@ -312,19 +314,26 @@ impl World {
             })
             .collect();
         let policy = checks::policy_of(&self.layout, source);
-        let (own_end, lease, kv) = match &kind {
+        let (own_end, lease, kind_of) = match &kind {
             FetchedKind::Kv { deleted, .. } => {
                 let end = sent + policy.max_age + policy.grace;
-                (end.min(deleted.unwrap_or(BootTime::NEVER)), None, true)
+                (end.min(deleted.unwrap_or(BootTime::NEVER)), None, Kind::Kv)
+            }
+            FetchedKind::Static { ttl, .. } => {
+                let fresh = policy.max_age.min(self.layout.settings.leases.revocation_check);
+                let ends = static_end(sent, *ttl);
+                // One that should have been replaced is shown for a moment.
+                let ends = if self.now < ends { ends } else { sent + checks::MOMENT };
+                (((sent + fresh).min(ends) + policy.grace).min(ends), None, Kind::Static)
             }
             FetchedKind::Leased { lease, duration, .. } => {
                 self.delivered.insert(lease.clone(), with);
-                (lease_end(sent, *duration), Some(lease.clone()), false)
+                (lease_end(sent, *duration), Some(lease.clone()), Kind::Minted)
             }
             FetchedKind::Other { minted: false, ends: None, .. } => {
-                (sent + policy.max_age + policy.grace, None, true)
+                (sent + policy.max_age + policy.grace, None, Kind::Kv)
             }
-            FetchedKind::Other { ends, .. } => (ends.unwrap_or(BootTime::NEVER), None, false),
+            FetchedKind::Other { ends, .. } => (ends.unwrap_or(BootTime::NEVER), None, Kind::Minted),
         };
         self.issues.push(Issue {
             source,
@@ -332,7 +341,7 @@ impl World {
             token: self.tokens.get(&with).copied().unwrap_or_default(),
             content,
             lease,
-            kv,
+            kind: kind_of,
             end: (own_end, own_end),
             dead: None,
             excuse: None,
@@ -365,7 +374,17 @@ impl World {
             assert!(!published, "an answer that nobody waited for was published");
             return;
         }
-        if !self.issues[issue].kv {
+        let kind = self.issues[issue].kind;
+        if kind == Kind::Static && !published && self.issues[issue].end.0 == sent + checks::MOMENT {
+            // It should have been replaced by now: the next one is awaited, or this one shown for a moment.
+            let ends = self.issues[issue].end;
+            if let Some(current) = self.current.get(&source) {
+                let shown = &mut self.issues[*current].end;
+                *shown = (shown.0.max(ends.0), shown.1.min(ends.1));
+            }
+            return;
+        }
+        if kind == Kind::Minted {
             let duration = match &self.issues[issue].lease {
                 Some(lease) => {
                     let path = lease.0.rsplit_once('/').map_or("", |(path, _)| path);
@@ -391,10 +410,12 @@ impl World {
                 let older = &mut self.issues[*older];
                 if older.source == source {
                     older.newer += 1;
-                    if older.kv {
-                        let over = now + grace;
-                        older.end = (older.end.0.min(over), older.end.1.min(over));
-                    }
+                    let over = match older.kind {
+                        Kind::Kv => now + grace,
+                        Kind::Static => now,
+                        Kind::Minted => BootTime::NEVER,
+                    };
+                    older.end = (older.end.0.min(over), older.end.1.min(over));
                 }
             }
             self.current.insert(source, issue);

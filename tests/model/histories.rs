@@ -5,7 +5,7 @@ use std::time::Duration;
 use leasefs::core::effect::Outcome;
 use leasefs::core::error::Fault;
 use leasefs::core::name::{HandleId, Ino, LeaseId};
-use leasefs::core::source::{Renew, SourcePolicy};
+use leasefs::core::source::{OnIdle, Renew, SourcePolicy};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
@@ -36,6 +36,7 @@ enum Step {
     Notify,
     Tick,
     Vault(Happening),
+    Answers(bool),
 }
 
 /// What happens on the other side.
@@ -76,6 +77,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<bool>().prop_map(LeasesDenied),
         1 => any::<u8>().prop_map(RenewalsFail),
         1 => any::<(u8, u8)>().prop_map(|(prefix, keys)| Relist { prefix, keys }),
+
     ]
 }
 
@@ -101,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Notify),
         2 => Just(Tick),
         5 => happening().prop_map(Vault),
+        1 => any::<bool>().prop_map(Answers),
     ]
 }
 
@@ -123,6 +126,7 @@ fn world(seed: u64) -> World {
         max_age: [seconds(1), seconds(60), seconds(60)][policy_rng.usize(..3)],
         grace: [seconds(0), seconds(5), seconds(60)][policy_rng.usize(..3)],
         idle_timeout: [None, Some(seconds(0)), Some(seconds(30))][policy_rng.usize(..3)],
+        on_idle: [OnIdle::Lapse, OnIdle::Lapse, OnIdle::Revoke][policy_rng.usize(..3)],
     };
     let max_memory = [150, 600, 1 << 20, 1 << 20][rng.usize(..4)];
     let lease = seconds([5, 20, 60, 600][rng.usize(..4)]);
@@ -273,6 +277,11 @@ fn perform(world: &mut World, step: &Step) {
         Step::Notify => world.notify(),
         Step::Tick => world.tick(),
         Step::Vault(happening) => happen(world, happening),
+        Step::Answers(answers) => {
+            let at = world.at();
+            let fx = world.engine.vault_answers(at, *answers);
+            world.take(fx);
+        }
     }
 }
 

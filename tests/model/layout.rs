@@ -7,7 +7,7 @@ use leasefs::core::access::Rule;
 use leasefs::core::effect::{EngineHint, ReadRequest};
 use leasefs::core::engine::{Layout, Settings};
 use leasefs::core::name::{FileName, IdentityId, SourceId, VaultPath};
-use leasefs::core::source::{LeaseSettings, Renew, SourcePolicy, SourceSpec};
+use leasefs::core::source::{LeaseSettings, OnIdle, Renew, SourcePolicy, SourceSpec};
 use leasefs::core::time::{BootTime, UnixTime};
 use leasefs::core::tree::{FieldDirSpec, FileSpec, OnExpiry, TreeSpec};
 
@@ -39,6 +39,7 @@ pub const DEFAULT: SourcePolicy = SourcePolicy {
     max_age: S.saturating_mul(60),
     grace: S.saturating_mul(60),
     idle_timeout: None,
+    on_idle: OnIdle::Lapse,
 };
 
 fn read(path: &str, engine: EngineHint) -> ReadRequest {
@@ -98,7 +99,7 @@ pub fn layout(mut policy: impl FnMut() -> SourcePolicy, max_memory: u64) -> Layo
         settings: Settings {
             max_memory,
             list_max_age: S * 30,
-            leases: LeaseSettings { revocation_check: S * 30 },
+            leases: LeaseSettings { revocation_check: S * 30, read_timeout: S * 5 },
             mounted: UnixTime { seconds: 7, nanoseconds: 0 },
         },
     }
@@ -120,7 +121,7 @@ pub fn vault(lease: (Duration, Duration), token: (Duration, Duration)) -> Vault 
         ("kv1/plain", Engine::Kv1 { content: 1, exists: true }),
         ("pki/issue/agent", Engine::Certificate { ttl: Some(max) }),
         ("secret/fields", kv2(1, &["k1", "k2"])),
-        ("database/static/app", Engine::StaticRole { period: max }),
+        ("database/static/app", Engine::StaticRole { period: max, late: (max / 4).min(S * 5) }),
         ("cloud/creds/app", Engine::Dynamic { lease, max, renewable: false }),
         ("tree/same", kv2(1, &["k1", "x"])),
         ("tree/a", kv2(1, &["k1", "k2"])),

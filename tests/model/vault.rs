@@ -57,8 +57,8 @@ pub enum Engine {
     Kv2 { version: u64, exists: bool, deleted: Option<BootTime>, fields: Vec<String> },
     /// An issued certificate.
     Certificate { ttl: Option<Duration> },
-    /// A static role: a new value each period.
-    StaticRole { period: Duration },
+    /// A static role: a new value each period, and up to `late` after the time that was told.
+    StaticRole { period: Duration, late: Duration },
 }
 
 /// What a read gives.
@@ -224,14 +224,29 @@ impl Vault {
                 Read::Secret { kind, content: serial, fields: vec!["username".into()] }
             }
             (Some(Engine::Certificate { ttl }), Minting::Allowed) => {
-                let kind = FetchedKind::Other { minted: true, ends: ttl.map(|ttl| now + ttl), issued: None };
+                let kind = FetchedKind::Other { minted: true, ends: ttl.map(|ttl| now + ttl) };
                 Read::Secret { kind, content: serial, fields: vec!["certificate".into()] }
             }
-            (Some(Engine::StaticRole { period }), Minting::Allowed) => {
-                let turn = now.0 / period.as_nanos().max(1) as u64;
-                let ends = Some(BootTime((turn + 1) * period.as_nanos() as u64));
-                let kind = FetchedKind::Other { minted: false, ends, issued: None };
+            (Some(Engine::StaticRole { period, late }), Minting::Allowed) => {
+                let turn = now.0.saturating_sub(late.as_nanos() as u64) / period.as_nanos().max(1) as u64;
+                let ttl = BootTime((turn + 1) * period.as_nanos() as u64).since(now);
+                // As the server tells it: to the nearest second.
+                let ttl = Duration::from_secs(ttl.as_secs_f64().round() as u64);
+                let rotated = UnixTime { seconds: turn as i64, nanoseconds: 0 };
+                let kind = FetchedKind::Static { ttl, rotated };
                 Read::Secret { kind, content: turn, fields: vec!["password".into()] }
+            }
+        }
+    }
+
+    /// When a value of a static role is replaced; nothing for what is none.
+    pub fn replaced(&self, path: &str, content: u64) -> Option<BootTime> {
+        match self.paths.get(path)? {
+            Engine::StaticRole { period, late } => {
+                Some(BootTime((content + 1) * period.as_nanos() as u64) + *late)
+            }
+            Engine::Dynamic { .. } | Engine::Kv1 { .. } | Engine::Kv2 { .. } | Engine::Certificate { .. } => {
+                None
             }
         }
     }

@@ -63,8 +63,8 @@ pub struct Issue {
     pub content: u64,
     /// Its lease.
     pub lease: Option<LeaseId>,
-    /// Whether it is KV.
-    pub kv: bool,
+    /// What it costs to read it again.
+    pub kind: Kind,
     /// The latest and the earliest end that the engine may derive from what it was told, tokens aside.
     pub end: (BootTime, BootTime),
     /// Why nobody may see it any more.
@@ -75,6 +75,17 @@ pub struct Issue {
     pub newer: u32,
     /// Its bytes, wherever they still are.
     pub bodies: Vec<Weak<TestBody>>,
+}
+
+/// What an answer is, as far as the checks must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// KV, or the like.
+    Kv,
+    /// Vault replaces it in place.
+    Static,
+    /// It was minted.
+    Minted,
 }
 
 impl Issue {
@@ -364,11 +375,11 @@ impl World {
     pub fn getattr(&mut self, who: u8, ino: Ino) -> Outcome<Attributes> {
         let at = self.at();
         let (mut outcome, mut fx) = self.engine.getattr(at, &caller(who, false), ino);
-        checks::looking_never_mints(&fx.list);
+        checks::looking_never_mints(self, &fx.list);
         if outcome == Outcome::NeedGroups {
             checks::no_effect(&fx, "a verdict that needs the groups");
             (outcome, fx) = self.engine.getattr(at, &caller(who, true), ino);
-            checks::looking_never_mints(&fx.list);
+            checks::looking_never_mints(self, &fx.list);
         }
         self.say(|| format!("getattr {ino:?} by {who} -> {outcome:?}"));
         match &outcome {
@@ -426,7 +437,7 @@ impl World {
     pub fn opendir(&mut self, who: u8, ino: Ino) -> Outcome<HandleId> {
         let at = self.at();
         let (outcome, fx) = self.engine.opendir(at, &caller(who, true), ino);
-        checks::looking_never_mints(&fx.list);
+        checks::looking_never_mints(self, &fx.list);
         self.say(|| format!("opendir {ino:?} by {who} -> {outcome:?}"));
         let outcome = match outcome {
             Outcome::Done(Err(FsError::CallerDenied)) => {

@@ -485,6 +485,6 @@ pub(super) fn error_of<'a, B: Body>(
 fn version_of<B: Body>(generation: &Generation<B>) -> Option<u64> {
     match &generation.validity {
         Validity::Kv { version, .. } => *version,
-        Validity::Leased(_) | Validity::Fixed { .. } => None,
+        Validity::Static { .. } | Validity::Leased(_) | Validity::Fixed { .. } => None,
     }
 }

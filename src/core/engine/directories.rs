@@ -17,7 +17,7 @@ use crate::core::error::{Failure, Fault, FsError};
 use crate::core::handles::{DirectoryEntry, OpenDirectory};
 use crate::core::listing::{Listed, Listing, field_names, is_file_name};
 use crate::core::name::{Ino, SourceId, TreeId};
-use crate::core::source::{Body, Piece, SourceSpec, Validity};
+use crate::core::source::{Body, Piece, SourceSpec};
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Field, Node, OnExpiry, TreeDirectory, TreeSpec};
 
@@ -315,9 +315,9 @@ impl<B: Body> Engine<B> {
         let list = folder.then(|| self.lists.get(&ino).and_then(List::fresh_until).unwrap_or(now));
         let fields = secret.then(|| {
             let generation = self.fields_in(ino).and_then(|(source, _, _)| self.live(now, source));
-            generation.map_or(now, |one| match &one.validity {
-                Validity::Kv { fresh_until, .. } => (*fresh_until).min(self.end_of(one)),
-                Validity::Leased(_) | Validity::Fixed { .. } => self.end_of(one),
+            generation.map_or(now, |one| {
+                let end = self.end_of(one);
+                one.fresh_until().unwrap_or(end).min(end)
             })
         });
         [list, fields].into_iter().flatten().min().unwrap_or(now)

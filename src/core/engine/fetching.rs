@@ -9,14 +9,24 @@ use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
 use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId};
-use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Piece, Validity};
+use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Piece, Validity, static_end};
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// After that long a read that is on its way keeps nobody waiting who can be shown a stale value.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// How often Vault is asked for the next password of a static role that it is about to replace.
+const REPLACING_POLL: Duration = Duration::from_millis(150);
+
+/// For how long such a password is shown that Vault should have replaced, and has not.
+const REPLACING_SHOWN: Duration = Duration::from_millis(250);
+
 /// What a caller is told whose time is over.
 pub(super) const SILENCE: &str = "Vault did not answer within read-timeout; the request is still under way";
+
+/// As [`SILENCE`], while Vault is about to replace a static role's password.
+const REPLACING: &str =
+    "Vault is about to replace this static role's password and has not done so within read-timeout";
 
 /// What became of a read.
 #[derive(Debug)]
@@ -56,8 +66,11 @@ impl<B: Body> Engine<B> {
             return Demand::Ready;
         }
         match source.fetch {
-            // What may still be shown does not wait for a Vault that is slow to confirm it.
-            Fetch::InFlight { since, .. } if live.is_some() && at.now >= since + SLOW => {
+            // What may still be shown does not wait for a Vault that is slow to confirm it, or does not
+            // answer at all.
+            Fetch::InFlight { since, .. }
+                if live.is_some() && (!self.vault_answers || at.now >= since + SLOW) =>
+            {
                 return Demand::Ready;
             }
             Fetch::InFlight { .. } => return Demand::Waiting,
@@ -66,8 +79,11 @@ impl<B: Body> Engine<B> {
             Fetch::Queued { .. } | Fetch::Idle => {}
         }
         if start == Start::Yes {
-            let no_token = self.start_fetch(at, id, minting, Urgency::Reader, fx);
+            let in_passing = live.is_some() && !self.vault_answers;
+            let urgency = if in_passing { Urgency::Background } else { Urgency::Reader };
+            let no_token = self.start_fetch(at, id, minting, urgency, fx);
             match no_token {
+                None if in_passing => return Demand::Ready,
                 None => return Demand::Waiting,
                 // A login that just failed is not repeated for each caller.
                 Some(failure) if live.is_none() => return Demand::Failed(failure.fault.situation()),
@@ -79,6 +95,43 @@ impl<B: Body> Engine<B> {
             (Some(_), _) => Demand::Ready,
             (None, Some(failure)) => Demand::Failed(failure.fault.situation()),
             (None, None) => Demand::Failed(FsError::Unusable),
+        }
+    }
+
+    /// Vault has stopped answering, or answers again. While it does not, what may still be shown is shown
+    /// without waiting for it.
+    pub fn vault_answers(&mut self, at: Moment, answers: bool) -> Effects {
+        self.run(at, |engine, fx| {
+            engine.vault_answers = answers;
+            if answers {
+                return;
+            }
+            let waited_for = engine.sources.iter().filter(|(_, source)| !source.waiters.is_empty());
+            let stale: Vec<SourceId> =
+                waited_for.map(|(id, _)| *id).filter(|id| engine.live(at.now, *id).is_some()).collect();
+            for id in stale {
+                engine.wake_waiters_of_source(at, id, Start::No, fx);
+            }
+        })
+        .1
+    }
+
+    /// Callers who have waited long enough for a read that is on its way are shown what may still be shown.
+    pub(super) fn answer_with_stale(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        if self.stale_answer_time(at.now, id).is_some_and(|due| at.now >= due) {
+            if let Some(source) = self.sources.get_mut(&id) {
+                source.slow = true;
+            }
+            self.wake_waiters_of_source(at, id, Start::No, fx);
+        }
+    }
+
+    /// When callers who wait for a read that is on its way are shown what may still be shown.
+    pub(super) fn stale_answer_time(&self, now: BootTime, id: SourceId) -> Option<BootTime> {
+        let source = self.sources.get(&id).filter(|source| !source.slow && !source.waiters.is_empty())?;
+        match source.fetch {
+            Fetch::InFlight { since, .. } => self.live(now, id).map(|_| since + SLOW),
+            Fetch::Queued { .. } | Fetch::Idle => None,
         }
     }
 
@@ -98,7 +151,12 @@ impl<B: Body> Engine<B> {
         }
         let identity = source.spec.identity;
         let minting = match source.fetch {
+            // The next look at a password that Vault is about to replace is not hurried.
+            Fetch::Queued { not_before, .. } if source.replacing_since.is_some() && at.now < not_before => {
+                return None;
+            }
             Fetch::Queued { minting: Minting::Allowed, .. } => Minting::Allowed,
+            Fetch::Queued { .. } | Fetch::Idle if source.free_elsewhere => Minting::Allowed,
             Fetch::Queued { .. } | Fetch::Idle => minting,
             Fetch::InFlight { .. } => return None,
         };
@@ -146,6 +204,7 @@ impl<B: Body> Engine<B> {
         let request = self.request();
         let Some(source) = self.sources.get_mut(&id) else { return };
         source.fetch = Fetch::InFlight { request, with, minting, urgency, since: at.now };
+        source.slow = false;
         let (read, fields) = (source.spec.request.clone(), source.spec.fields);
         fx.push(Effect::Read { request, source: id, with, read, fields, minting, urgency });
         self.touch_source(id);
@@ -204,6 +263,9 @@ impl<B: Body> Engine<B> {
             return;
         };
         match result {
+            FetchResult::Secret(fetched) if self.is_about_to_be_replaced(at, id, &fetched) => {
+                self.await_replacement(at, id, fx);
+            }
             FetchResult::Secret(fetched) => {
                 // Until the secret is taken over, its read keeps the source.
                 self.take_secret(at, id, with, fetched, fx);
@@ -214,7 +276,7 @@ impl<B: Body> Engine<B> {
                 self.fetch_is_over(id);
                 if let Some(source) = self.sources.get_mut(&id) {
                     source.mints = Some(true);
-                    if source.current.as_ref().is_some_and(Generation::is_kv) {
+                    if source.current.as_ref().is_some_and(Generation::is_free) {
                         let reason = "another engine serves its path by now: open it anew";
                         self.note_failure(at, id, Failure::new(Fault::Refused, reason));
                     }
@@ -231,6 +293,30 @@ impl<B: Body> Engine<B> {
             }
         }
         self.drop_unused_tokens(with.identity, fx);
+    }
+
+    /// Whether a static role's password is one that Vault should have replaced by now. It looks at its roles
+    /// every few seconds only, so that takes up to 5 s (measured with OpenBao 2.7). Most of `read-timeout` is
+    /// waited for the next one; what is still there then is shown for a moment each time it is asked for.
+    fn is_about_to_be_replaced(&self, at: Moment, id: SourceId, fetched: &Fetched<B>) -> bool {
+        let FetchedKind::Static { ttl, .. } = fetched.kind else { return false };
+        let Some(source) = self.sources.get(&id) else { return false };
+        let patience = self.settings.leases.read_timeout * 3 / 4;
+        at.now >= static_end(fetched.sent, ttl)
+            && source.replacing_since.is_none_or(|since| at.now < since + patience)
+    }
+
+    /// Asks again soon, as long as somebody wants it.
+    fn await_replacement(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        let Some(source) = self.sources.get_mut(&id) else { return };
+        source.replacing_since.get_or_insert(at.now);
+        let urgency = match source.waiters.is_empty() {
+            true if !source.in_use(at.now) => return self.give_up_fetch(at, id, fx),
+            true => Urgency::Background,
+            false => Urgency::Reader,
+        };
+        let pause = scaled(REPLACING_POLL, at.chance.between(0.8, 1.2, u64::from(id.0)));
+        self.queue_fetch(id, Minting::Allowed, urgency, at.now + pause);
     }
 
     /// The read on its way has minted nothing: failures must not keep the next one waiting.
@@ -289,12 +375,27 @@ impl<B: Body> Engine<B> {
         let generation_id = GenerationId(self.fresh_id());
         let leases = self.settings.leases;
         let Some(source) = self.sources.get_mut(&id) else { return };
+        let (from_kv, sent) = (matches!(fetched.kind, FetchedKind::Kv { .. }), fetched.sent);
         let mut generation =
             Generation::new(generation_id, with, fetched, &source.spec.policy, &leases, at.chance);
-        source.mints = Some(!generation.is_kv());
+        source.mints = Some(!generation.is_free());
+        source.free_elsewhere = generation.is_free() && !from_kv;
         if let Some(lease) = generation.lease_mut() {
             source.lease_duration = lease.duration;
             lease.expires = at.now + lease.duration;
+        }
+        let mut not_before = BootTime(0);
+        if let Validity::Static { fresh_until, ends } = &mut generation.validity {
+            if at.now < *ends {
+                source.replacing_since = None;
+                source.lease_duration = source.lease_duration.max(ends.since(sent));
+            } else {
+                // Vault does not get on with it: the longer, the less often it is asked.
+                let since = source.replacing_since.unwrap_or(at.now);
+                not_before = at.now + (at.now.since(since) / 4).min(Duration::from_secs(30));
+                let shown = sent + REPLACING_SHOWN;
+                (*fresh_until, *ends, generation.end) = (shown, shown, shown);
+            }
         }
         let end = self.end_of(&generation);
         if let Some(source) = self.sources.get_mut(&id)
@@ -327,7 +428,7 @@ impl<B: Body> Engine<B> {
             source.failure = None;
             source.renewal_failure = None;
             source.failures = 0;
-            source.not_before = BootTime(0);
+            source.not_before = not_before;
         }
     }
 
@@ -380,8 +481,13 @@ impl<B: Body> Engine<B> {
         self.memory += generation.bytes;
         let is_replaced = source.current.is_some();
         if let Some(mut replaced) = source.current.take() {
-            if replaced.is_kv() {
-                replaced.end = replaced.end.min(at.now + source.spec.policy.grace);
+            match replaced.validity {
+                Validity::Kv { .. } => {
+                    replaced.end = replaced.end.min(at.now + source.spec.policy.grace);
+                }
+                // Its password is dead.
+                Validity::Static { .. } => replaced.end = replaced.end.min(at.now),
+                Validity::Leased(_) | Validity::Fixed { .. } => {}
             }
             source.previous = Some(replaced);
         }
@@ -444,7 +550,7 @@ impl<B: Body> Engine<B> {
                 .filter(|(id, _)| **id != keep)
                 .filter_map(|(id, source)| {
                     let current = source.current.as_ref()?;
-                    let evictable = current.is_kv() && current.handles.is_empty();
+                    let evictable = current.is_free() && current.handles.is_empty();
                     evictable.then_some((source.last_open, *id, current.id))
                 })
                 .min();
@@ -479,8 +585,9 @@ impl<B: Body> Engine<B> {
         self.renew_instead(id);
         // Vault has spoken: what it does not give any more is not shown any more.
         let gone = matches!(fault, Fault::NotFound | Fault::Denied);
-        let kv = self.sources.get(&id).and_then(|source| source.current.as_ref()).filter(|one| one.is_kv());
-        if let Some(which) = kv.map(|one| one.id)
+        let free =
+            self.sources.get(&id).and_then(|source| source.current.as_ref()).filter(|one| one.is_free());
+        if let Some(which) = free.map(|one| one.id)
             && gone
         {
             self.end_generation(at, id, which, End::GoneInVault, fx);
@@ -511,7 +618,8 @@ impl<B: Body> Engine<B> {
         if self.sources.get(&id).is_none_or(|source| source.fetch == Fetch::Idle) {
             return;
         }
-        let failure = Failure::new(Fault::TimedOut, SILENCE);
+        let replacing = self.sources.get(&id).is_some_and(|source| source.replacing_since.is_some());
+        let failure = Failure::new(Fault::TimedOut, if replacing { REPLACING } else { SILENCE });
         self.report_failure(id, &failure, fx);
         if let Some(source) = self.sources.get_mut(&id) {
             source.failure = Some(failure);

@@ -10,9 +10,14 @@ use crate::core::error::{Failure, Fault};
 use crate::core::identity::backoff_ceiling;
 use crate::core::name::{GenerationId, LeaseId, RequestId, SourceId};
 use crate::core::source::{
-    Body, Fetch, Generation, LookUp, Next, Renew, Source, Validity, is_capped, lease_end, renewal_time,
+    Body, Fetch, Generation, LookUp, Next, OnIdle, Renew, Source, Validity, is_capped, lease_end,
+    renewal_time,
 };
 use crate::core::time::{BootTime, Moment, scaled};
+
+/// The longest pause between two tries to renew a lease. It is no shorter so that, after an outage, the
+/// leases of many mounts do not all come back in one moment; what remains of them allows it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// What a renewal granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,19 +75,26 @@ impl<B: Body> Engine<B> {
             Fetch::Queued { not_before, .. } => Some(not_before),
             Fetch::Idle | Fetch::InFlight { .. } => None,
         };
-        let look_ups = generations.iter().filter_map(|one| look_up_time(one.as_ref()?, source.in_use(now)));
-        ends.chain(queued).chain(self.upkeep_time(now, source)).chain(look_ups).min()
+        let look_ups = generations.iter().filter_map(|one| self.look_up_time(now, source, one.as_ref()?));
+        ends.chain(queued)
+            .chain(self.upkeep_time(now, source))
+            .chain(look_ups)
+            .chain(self.stale_answer_time(now, id))
+            .chain(giving_up_time(source))
+            .min()
     }
 
     /// When something must be done to keep a source as it is wanted.
     fn upkeep_time(&self, now: BootTime, source: &Source<B>) -> Option<BootTime> {
         let Some(current) = &source.current else {
-            let kept = source.spec.policy.renew == Renew::Always && source.last_open.is_some();
+            let always = source.spec.policy.renew == Renew::Always;
+            // A static role has a new password by now.
+            let kept = source.last_open.is_some() && (always || source.free_elsewhere && source.in_use(now));
             return (kept && source.fetch == Fetch::Idle && !self.stopping).then_some(source.not_before);
         };
         let replaceable = source.fetch == Fetch::Idle && !self.stopping;
         match &current.validity {
-            Validity::Kv { fresh_until, .. } => {
+            Validity::Kv { fresh_until, .. } | Validity::Static { fresh_until, .. } => {
                 (replaceable && source.is_open()).then(|| (*fresh_until).max(source.not_before))
             }
             Validity::Fixed { replace } => {
@@ -108,6 +120,13 @@ impl<B: Body> Engine<B> {
             .collect();
         for (which, why) in over {
             self.end_generation(at, id, which, why, fx);
+        }
+        self.answer_with_stale(at, id, fx);
+        let Some(source) = self.sources.get(&id) else { return };
+        if let Some(current) = &source.current
+            && giving_up_time(source).is_some_and(|due| at.now >= due)
+        {
+            self.end_generation(at, id, current.id, End::Unused, fx);
         }
         let Some(source) = self.sources.get(&id) else { return };
         if let Fetch::Queued { not_before, .. } = source.fetch
@@ -138,7 +157,7 @@ impl<B: Body> Engine<B> {
             return;
         }
         let (minting, urgency) = match &source.current {
-            Some(current) if current.is_kv() => (Minting::Forbidden, Urgency::Background),
+            Some(current) if current.is_free() => (Minting::Forbidden, Urgency::Background),
             Some(_) => (Minting::Allowed, Urgency::Renewal),
             None => (Minting::Allowed, Urgency::Background),
         };
@@ -146,13 +165,27 @@ impl<B: Body> Engine<B> {
         let _ = self.start_fetch(at, id, minting, urgency, fx);
     }
 
+    /// When a generation's lease is looked up: while its source is in use, every `revocation-check`. What
+    /// nobody has opened for longer than four times that is asked about less often, after a quarter of the
+    /// time without an open; and at once when it is opened.
+    fn look_up_time(&self, now: BootTime, source: &Source<B>, one: &Generation<B>) -> Option<BootTime> {
+        match one.lease()?.look_up {
+            LookUp::At(due) if source.is_open() => Some(due),
+            LookUp::At(due) if source.in_use(now) => {
+                let asked = due - self.settings.leases.revocation_check;
+                let unopened = source.last_open.map_or(Duration::ZERO, |last| asked.since(last));
+                Some(due.max(asked + unopened / 4))
+            }
+            LookUp::At(_) | LookUp::InFlight(_) | LookUp::NotAllowed => None,
+        }
+    }
+
     fn look_up_due(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
         let Some(source) = self.sources.get(&id) else { return };
-        let in_use = source.in_use(at.now);
         let due: Vec<GenerationId> = [&source.current, &source.previous]
             .into_iter()
             .flatten()
-            .filter(|one| look_up_time(one, in_use).is_some_and(|time| at.now >= time))
+            .filter(|one| self.look_up_time(at.now, source, one).is_some_and(|time| at.now >= time))
             .map(|one| one.id)
             .collect();
         for which in due {
@@ -241,7 +274,7 @@ impl<B: Body> Engine<B> {
                     let pause = scaled(remaining / 4, at.chance.between(0.5, 1.0, which.0));
                     let pause =
                         pause.max(Duration::from_millis(250)).max(failure.retry_after.unwrap_or_default());
-                    Next::Renew { at: at.now + pause.min(Duration::from_secs(30)) }
+                    Next::Renew { at: at.now + pause.min(LONGEST_PAUSE) }
                 } else {
                     Next::Rotate { at: at.now }
                 };
@@ -400,12 +433,15 @@ impl<B: Body> Engine<B> {
     }
 }
 
-/// When a generation's lease is looked up: while its source is in use.
-fn look_up_time<B: Body>(generation: &Generation<B>, in_use: bool) -> Option<BootTime> {
-    match generation.lease()?.look_up {
-        LookUp::At(at) if in_use => Some(at),
-        LookUp::At(_) | LookUp::InFlight(_) | LookUp::NotAllowed => None,
+/// When a lease that nobody uses is given back, if that is wanted.
+fn giving_up_time<B: Body>(source: &Source<B>) -> Option<BootTime> {
+    let policy = &source.spec.policy;
+    if policy.on_idle != OnIdle::Revoke || policy.renew == Renew::Always || source.is_open() {
+        return None;
     }
+    let lease = source.current.as_ref()?.lease()?;
+    let never_opened = || lease.granted + policy.idle_timeout.unwrap_or(lease.duration.saturating_mul(2));
+    Some(source.idle_from().unwrap_or_else(never_opened))
 }
 
 /// Takes over what was granted. Returns whether the lease has reached its cap.

@@ -134,6 +134,7 @@ pub struct Engine<B> {
     memory: u64,
     last_id: u64,
     last_source: u32,
+    vault_answers: bool,
     stopping: bool,
 }
 
@@ -200,6 +201,7 @@ impl<B: Body> Engine<B> {
             memory: 0,
             last_id: 0,
             last_source: 0,
+            vault_answers: true,
             stopping: false,
         })
     }
@@ -323,10 +325,10 @@ impl<B: Body> Engine<B> {
             self.handles.wipe(*handle);
         }
         if is_current {
-            let vanishes = match (&generation.validity, why) {
-                (_, End::Replaced | End::Evicted | End::Stopped) => false,
-                (Validity::Kv { deleted, .. }, End::Lapsed) => at.now >= *deleted,
-                (_, End::Lapsed | End::GoneInVault | End::TokenGone | End::Revoked) => true,
+            let vanishes = match why {
+                End::Replaced | End::Evicted | End::Stopped => false,
+                End::Lapsed if generation.is_free() => at.now >= generation.natural_end(),
+                End::Lapsed | End::Unused | End::GoneInVault | End::TokenGone | End::Revoked => true,
             };
             self.invalidate(id, fx);
             if vanishes {
@@ -338,7 +340,10 @@ impl<B: Body> Engine<B> {
             fx.push(Effect::Report(Report::Ended { source: id, leased, why }));
         }
         match (generation.validity, why) {
-            (Validity::Leased(lease), End::Replaced | End::Evicted | End::Revoked | End::Stopped) => {
+            (
+                Validity::Leased(lease),
+                End::Replaced | End::Unused | End::Evicted | End::Revoked | End::Stopped,
+            ) => {
                 self.retire(at, id, lease.id, generation.with, lease.expires, fx);
             }
             // The answer was long on its way, or a renewal may have been granted all the same.
@@ -346,9 +351,9 @@ impl<B: Body> Engine<B> {
                 self.retire(at, id, lease.id, generation.with, lease.expires, fx);
             }
             (Validity::Leased(_), End::Lapsed | End::GoneInVault | End::TokenGone) => {}
-            (Validity::Kv { .. } | Validity::Fixed { .. }, _) => {}
+            (Validity::Kv { .. } | Validity::Static { .. } | Validity::Fixed { .. }, _) => {}
         }
-        if matches!(why, End::Evicted | End::Revoked)
+        if matches!(why, End::Unused | End::Evicted | End::Revoked)
             && let Some(source) = self.sources.get_mut(&id)
         {
             // The next open fetches anew, and nothing before it.

@@ -300,15 +300,10 @@ impl<B: Body> Engine<B> {
     ) -> Attributes {
         let shown = self.live(now, id).and_then(|generation| {
             let body = generation.bodies.get(piece)?.as_ref().ok()?;
-            let until = match generation.is_kv() {
-                // Past its max-age the next stat asks Vault again.
-                true => match &generation.validity {
-                    crate::core::source::Validity::Kv { fresh_until, .. } => *fresh_until,
-                    _ => self.end_of(generation),
-                },
-                false => self.end_of(generation),
-            };
-            Some((body.size(), generation.issued, until.min(self.end_of(generation))))
+            let end = self.end_of(generation);
+            // Past its max-age the next stat asks Vault again.
+            let until = generation.fresh_until().unwrap_or(end).min(end);
+            Some((body.size(), generation.issued, until))
         });
         let mints = self.sources.get(&id).and_then(|source| source.mints);
         let (size, mtime, ttl) = match shown {

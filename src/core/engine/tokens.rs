@@ -150,7 +150,9 @@ impl<B: Body> Engine<B> {
         };
         let rotate = at.now + scaled(until.since(at.now), at.chance.between(0.0, 0.5, current.id.0));
         match &mut current.validity {
-            Validity::Kv { fresh_until, .. } => *fresh_until = (*fresh_until).min(at.now),
+            Validity::Kv { fresh_until, .. } | Validity::Static { fresh_until, .. } => {
+                *fresh_until = (*fresh_until).min(at.now);
+            }
             Validity::Leased(lease) => lease.next = Next::Rotate { at: rotate },
             Validity::Fixed { replace } => *replace = (*replace).min(rotate),
         }

@@ -5,7 +5,7 @@ use crate::core::engine::fetching::Demand;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::FsError;
 use crate::core::name::{Ino, SourceId, Ticket};
-use crate::core::source::{Body, Piece};
+use crate::core::source::{Body, Fetch, Piece};
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::Node;
 
@@ -27,6 +27,7 @@ pub(super) enum Operation {
 pub(super) struct Waiting {
     ino: Ino,
     operation: Operation,
+    on: On,
 }
 
 /// Whether a try may start a read.
@@ -74,7 +75,7 @@ impl<B: Body> Engine<B> {
             }
             Attempt::Pending(on) => {
                 let ticket = Ticket(self.fresh_id());
-                self.waiting.insert(ticket, Waiting { ino, operation });
+                self.waiting.insert(ticket, Waiting { ino, operation, on });
                 self.wait_on(ticket, on);
                 Outcome::Wait(ticket)
             }
@@ -89,12 +90,19 @@ impl<B: Body> Engine<B> {
         operation: Operation,
     ) -> Outcome<Answer> {
         let ticket = Ticket(self.fresh_id());
-        self.waiting.insert(ticket, Waiting { ino, operation });
-        self.wait_on(ticket, On { source: Some(source), list: None });
+        let on = On { source: Some(source), list: None };
+        self.waiting.insert(ticket, Waiting { ino, operation, on });
+        self.wait_on(ticket, on);
         Outcome::Wait(ticket)
     }
 
     fn wait_on(&mut self, ticket: Ticket, on: On) {
+        if let Some(waiting) = self.waiting.get_mut(&ticket) {
+            waiting.on = on;
+        }
+        if let Some(id) = on.source {
+            self.touch_source(id);
+        }
         if let Some(source) = on.source.and_then(|id| self.sources.get_mut(&id)) {
             source.waiters.insert(ticket);
         }
@@ -142,6 +150,11 @@ impl<B: Body> Engine<B> {
             Operation::Open | Operation::Refresh => Minting::Allowed,
             Operation::Attributes | Operation::OpenDirectory => Minting::Forbidden,
         };
+        let under_way = self.sources.get(&id).is_some_and(|source| source.fetch != Fetch::Idle);
+        if operation == Operation::Refresh && under_way {
+            // What may still be shown is no answer to it.
+            return Attempt::Pending(On { source: Some(id), list: None });
+        }
         let demand = self.demand(at, id, minting, start, fx);
         if operation == Operation::Refresh
             && demand != Demand::Waiting
@@ -217,7 +230,7 @@ impl<B: Body> Engine<B> {
     }
 
     fn try_again(&mut self, at: Moment, ticket: Ticket, start: Start, fx: &mut Effects) {
-        let Some(Waiting { ino, operation }) = self.waiting.get(&ticket).copied() else { return };
+        let Some(Waiting { ino, operation, .. }) = self.waiting.get(&ticket).copied() else { return };
         match self.attempt(at, ino, operation, start, fx) {
             Attempt::Pending(on) => self.wait_on(ticket, on),
             Attempt::Done(answer) => {
@@ -231,11 +244,11 @@ impl<B: Body> Engine<B> {
     /// it waited for goes on without it.
     pub fn give_up(&mut self, at: Moment, ticket: Ticket) -> Effects {
         self.run(at, |engine, fx| {
-            let Some(Waiting { ino, operation }) = engine.waiting.remove(&ticket) else { return };
-            for source in engine.sources.values_mut() {
+            let Some(Waiting { ino, operation, on }) = engine.waiting.remove(&ticket) else { return };
+            if let Some(source) = on.source.and_then(|id| engine.sources.get_mut(&id)) {
                 source.waiters.remove(&ticket);
             }
-            for list in engine.lists.values_mut() {
+            if let Some(list) = on.list.and_then(|ino| engine.lists.get_mut(&ino)) {
                 list.waiters.remove(&ticket);
             }
             match engine.file_of(ino) {
