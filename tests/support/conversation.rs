@@ -8,7 +8,7 @@ use leasefs::core::access::{Caller, Groups};
 use leasefs::core::effect::{Answer, Outcome};
 use leasefs::core::engine::{Engine, Reader, State};
 use leasefs::core::error::FsError;
-use leasefs::core::name::{HandleId, Ino};
+use leasefs::core::name::{HandleId, Ino, Ticket};
 use leasefs::core::time::{BootTime, UnixTime};
 use leasefs::daemon::{driver_settings, layout};
 use leasefs::driver::clock::{Clock, Timer};
@@ -111,20 +111,33 @@ impl World {
     /// Opens a file as root, and waits for it.
     pub async fn open(&self, name: &str) -> Result<HandleId, FsError> {
         let ino = self.ino(name);
-        let caller = Caller { uid: 0, gid: 0, groups: Groups::Unread, thread: 1 };
-        match self.service.call(|engine, at| engine.open(at, &caller, ino)) {
+        match self.service.call(|engine, at| engine.open(at, &root(), ino)) {
             Outcome::Done(result) => result.map(|opened| opened.handle),
-            Outcome::Wait(ticket) => {
-                let (give, take) = oneshot::channel();
-                self.service.wait(ticket, Box::new(OneShot(give)));
-                match take.await.expect("each caller is answered") {
-                    Ok(Answer::Opened(opened)) => Ok(opened.handle),
-                    Ok(other) => panic!("not an answer to open: {other:?}"),
-                    Err(error) => Err(error),
-                }
-            }
+            Outcome::Wait(ticket) => match self.answer(ticket).await? {
+                Answer::Opened(opened) => Ok(opened.handle),
+                other => panic!("not an answer to open: {other:?}"),
+            },
             Outcome::NeedGroups => panic!("root needs no groups"),
         }
+    }
+
+    /// The size that `stat` shows root.
+    pub async fn stat(&self, name: &str) -> Result<u64, FsError> {
+        let ino = self.ino(name);
+        match self.service.call(|engine, at| engine.getattr(at, &root(), ino)) {
+            Outcome::Done(result) => result.map(|attributes| attributes.size),
+            Outcome::Wait(ticket) => match self.answer(ticket).await? {
+                Answer::Attributes(attributes) => Ok(attributes.size),
+                other => panic!("not an answer to stat: {other:?}"),
+            },
+            Outcome::NeedGroups => panic!("root needs no groups"),
+        }
+    }
+
+    async fn answer(&self, ticket: Ticket) -> Result<Answer, FsError> {
+        let (give, take) = oneshot::channel();
+        self.service.wait(ticket, Box::new(OneShot(give)));
+        take.await.expect("each caller is answered")
     }
 
     /// What a handle reads.
@@ -172,6 +185,10 @@ impl World {
         let names = [name.to_owned()];
         self.service.look(|engine, _| engine.select(&names)).expect("the name is declared")[0]
     }
+}
+
+fn root() -> Caller {
+    Caller { uid: 0, gid: 0, groups: Groups::Unread, thread: 1 }
 }
 
 /// Lets `span` pass, with everything that is due in it.

@@ -16,7 +16,7 @@ use leasefs::core::time::UnixTime;
 use leasefs::vault::{EngineMount, Login, Origin, Renewal, Secret, SecretKind, Token, TokenInfo, Vault};
 use tokio::time::Instant;
 
-use state::{State, Version};
+use state::{State, StaticRole, Version};
 
 /// The kinds of requests, for scripts and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -170,6 +170,20 @@ impl FakeVault {
     /// Adds a role that mints under leases: reading `path` gives a new `username` and `password`.
     pub fn add_role(&self, path: &str, role: Role) {
         self.state().roles.insert(path.to_owned(), role);
+    }
+
+    /// Adds a role whose `password` is replaced every `period`, and each time `late` after the moment that its
+    /// `ttl` tells.
+    pub fn add_static_role(&self, path: &str, period: Duration, late: Duration) {
+        let role = StaticRole { since: Instant::now(), period, late, earlier: 0 };
+        self.state().static_roles.insert(path.to_owned(), role);
+    }
+
+    /// Replaces the password of a static role now, as an operator does; its period begins anew.
+    pub fn rotate(&self, path: &str) {
+        if let Some(role) = self.state().static_roles.get_mut(path) {
+            (role.earlier, role.since) = (role.turn().0 + 1, Instant::now());
+        }
     }
 
     /// Sets what reading a path of another engine answers.

@@ -11,6 +11,10 @@ use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId, Toke
 use crate::core::source::{Body, Next, Source, Validity};
 use crate::core::time::{BootTime, Moment, scaled};
 
+/// After a token was lost, what it had obtained is fetched anew at this pace: a quarter of what one
+/// database engine can issue.
+const ONE_BY_ONE: Duration = Duration::from_millis(50);
+
 /// How a token was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
@@ -253,8 +257,15 @@ impl<B: Body> Engine<B> {
                 lost.filter(|one| one.with == with).map(|one| (*id, one.id))
             })
             .collect();
-        for (source, which) in ended {
-            self.end_generation(at, source, which, End::TokenGone, fx);
+        // What is fetched anew by itself does not come back in one moment.
+        let spread = ONE_BY_ONE.saturating_mul(u32::try_from(ended.len()).unwrap_or(u32::MAX));
+        for (id, which) in ended {
+            self.end_generation(at, id, which, End::TokenGone, fx);
+            if let Some(source) = self.sources.get_mut(&id) {
+                let window = spread.min(source.lease_duration / 4);
+                let later = at.now + scaled(window, at.chance.between(0.0, 1.0, u64::from(id.0)));
+                source.not_before = source.not_before.max(later);
+            }
         }
         let dead: Vec<_> = self
             .retiring

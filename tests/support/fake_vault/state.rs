@@ -1,6 +1,7 @@
 //! What the fake's server knows and what it does about it; plain, and without waiting.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use leasefs::core::effect::ReadRequest;
 use leasefs::core::error::{Failure, Fault};
@@ -21,6 +22,8 @@ pub struct State {
     pub kv: BTreeMap<String, Vec<Version>>,
     /// By path.
     pub roles: BTreeMap<String, Role>,
+    /// By path.
+    pub static_roles: BTreeMap<String, StaticRole>,
     /// By path: answers that never change.
     pub others: BTreeMap<String, (String, SecretKind)>,
     pub tokens: Vec<TokenState>,
@@ -31,6 +34,27 @@ pub struct State {
     pub newest: Option<String>,
     pub counts: Counts,
     pub serial: u64,
+}
+
+/// A password that is replaced in place.
+#[derive(Clone, Copy, Debug)]
+pub struct StaticRole {
+    pub since: Instant,
+    pub period: Duration,
+    /// How long after the time that it tells the password is replaced.
+    pub late: Duration,
+    /// How often it was replaced before `since`.
+    pub earlier: u32,
+}
+
+impl StaticRole {
+    /// How often the password was replaced, and how long until the next time, as the server tells it.
+    pub fn turn(&self) -> (u32, Duration) {
+        let replaced = Instant::now().saturating_duration_since(self.since + self.late);
+        let turn = (replaced.as_nanos() / self.period.as_nanos()) as u32;
+        let left = (self.since + self.period * (turn + 1)).saturating_duration_since(Instant::now());
+        (self.earlier + turn, Duration::from_secs(left.as_secs_f64().round() as u64))
+    }
 }
 
 /// What happens to some requests.
@@ -181,6 +205,12 @@ impl State {
         }
         if let Some((fields, kind)) = self.others.get(path) {
             return Ok(answer(fields, kind.clone()));
+        }
+        if let Some(role) = self.static_roles.get(path) {
+            let (turn, ttl) = role.turn();
+            let rotated = UnixTime { seconds: i64::from(turn), nanoseconds: 0 };
+            let fields = format!(r#"{{"password":"password-{turn}","username":"fixed"}}"#);
+            return Ok(answer(&fields, SecretKind::Static { ttl, rotated }));
         }
         let role = self.roles.get(path).cloned();
         let role = role.ok_or_else(|| Failure::new(Fault::NotFound, format!("{path}: no such role")))?;
