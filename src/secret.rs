@@ -7,6 +7,8 @@
 //! whoever allocated it, since the libraries that a secret passes through leave copies behind.
 
 use std::alloc::System;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 
 use zeroize::Zeroize;
 use zeroizing_alloc::ZeroAlloc;
@@ -48,6 +50,12 @@ impl SecretBytes {
     /// Whether `other` holds the same bytes.
     pub fn equals(&self, other: &SecretBytes) -> bool {
         self.bytes == other.bytes
+    }
+
+    /// Tells it from others without keeping its bytes: a hash whose key is this process's own.
+    pub fn fingerprint(&self) -> u64 {
+        static KEY: OnceLock<RandomState> = OnceLock::new();
+        KEY.get_or_init(RandomState::new).hash_one(&self.bytes)
     }
 
     /// How many bytes there are.
@@ -137,6 +145,13 @@ mod tests {
             assert!(!holds_marker(address, length), "{times}");
             growing.zeroize();
         }
+    }
+
+    #[test]
+    fn fingerprints_tell_secrets_apart() {
+        let of = |text: &str| SecretBytes::new(text.as_bytes().to_vec()).fingerprint();
+        assert_eq!(of("a token"), of("a token"));
+        assert_ne!(of("a token"), of("another token"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::core::effect::Credential;
-use crate::core::error::Failure;
+use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, Ino, RequestId, SourceId, TokenId};
 use crate::core::source::lease_end;
 use crate::core::time::{BootTime, Chance, scaled};
@@ -115,6 +115,8 @@ pub struct Identity {
     pub login: LoginState,
     /// Logins that failed in a row.
     pub failed_logins: u32,
+    /// Why the last of them failed.
+    pub last_fault: Option<Fault>,
     /// Sources that wait for a token.
     pub waiting_sources: BTreeSet<SourceId>,
     /// Directories of trees that wait for a token.
@@ -129,6 +131,7 @@ impl Identity {
             tokens: Vec::new(),
             login: LoginState::Idle,
             failed_logins: 0,
+            last_fault: None,
             waiting_sources: BTreeSet::new(),
             waiting_lists: BTreeSet::new(),
         }
@@ -180,10 +183,16 @@ impl Identity {
 }
 
 /// How long to wait after `failed` logins in a row (at least one): 250 ms, doubled each time, up to 30 s,
-/// any part of it at random. A login that Vault refused is not repeated fast: it may lock the account.
+/// any part of it at random. A login that Vault refused is not repeated fast, for it may lock the account,
+/// unless the failure says when.
 pub fn login_pause(failure: &Failure, failed: u32, chance: Chance, salt: u64) -> Duration {
-    if !failure.fault.is_transient() {
-        return Duration::from_secs_f64(chance.between(10.0, 30.0, salt));
+    match failure.retry_after {
+        // Only a credential here is to be looked at again.
+        Some(asked) if !failure.fault.is_transient() => return scaled(asked, chance.between(1.0, 1.5, salt)),
+        None if !failure.fault.is_transient() => {
+            return Duration::from_secs_f64(chance.between(10.0, 30.0, salt));
+        }
+        Some(_) | None => {}
     }
     let ceiling = backoff_ceiling(failed).min(Duration::from_secs(5));
     let pause = scaled(ceiling, chance.between(0.1, 1.0, salt));
@@ -230,8 +239,19 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_login_is_repeated_slowly_unless_it_says_when() {
+        let mut refused = Failure::new(Fault::Denied, "refused");
+        for salt in 0..100 {
+            refused.retry_after = None;
+            assert!(login_pause(&refused, 1, CHANCE, salt) >= S * 10);
+            refused.retry_after = Some(S);
+            assert!((S..=S * 3 / 2).contains(&login_pause(&refused, 1, CHANCE, salt)));
+        }
+    }
+
+    #[test]
     fn the_pause_between_logins_grows_and_stays_bounded() {
-        let failure = Failure::new(crate::core::error::Fault::Unreachable, "down");
+        let failure = Failure::new(Fault::Unreachable, "down");
         for failed in 1..40 {
             let pause = login_pause(&failure, failed, CHANCE, u64::from(failed));
             assert!(pause <= S * 5 && pause >= Duration::from_millis(25), "{failed}: {pause:?}");

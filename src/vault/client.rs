@@ -21,7 +21,7 @@ use crate::vault::engine::{self, Capability, MountTable, Place, Shape};
 use crate::vault::http::{Answer, Call, Http, Limit, Method};
 use crate::vault::life::Life;
 use crate::vault::{
-    EngineMount, Login, Origin, Renewal, Secret, Token, TokenInfo, Vault, answer, auth, issue, refusal,
+    EngineMount, Login, Renewal, Secret, Token, TokenInfo, Vault, answer, auth, issue, refusal,
 };
 
 /// Why no client can be made of a configuration.
@@ -87,6 +87,8 @@ struct Shared {
 struct Identity {
     method: LoginMethod,
     namespace: Option<String>,
+    /// The last token that the user gave in vain.
+    refused: auth::token::Refused,
 }
 
 impl Client {
@@ -98,6 +100,7 @@ impl Client {
         let identities = identities.iter().map(|identity| Identity {
             method: identity.method.clone(),
             namespace: identity.namespace.clone().or_else(|| vault.namespace.clone()),
+            refused: auth::token::Refused::default(),
         });
         Ok(Client(Arc::new(Shared {
             http: Http::new(vault)?,
@@ -253,20 +256,19 @@ impl Client {
 
 impl Vault for Client {
     async fn login(&self, identity: IdentityId) -> Result<Login, Failure> {
-        let Identity { method, namespace } = self.identity(identity)?;
+        let Identity { method, namespace, refused } = self.identity(identity)?;
         let namespace = namespace.clone();
         let login = match method {
-            LoginMethod::Token { token } => auth::token::login(self, token, namespace).await?,
+            LoginMethod::Token { token } => return auth::token::login(self, token, namespace, refused).await,
             LoginMethod::AppRole { auth_path, role_id, secret_id } => {
                 auth::approle::login(self, auth_path, role_id, secret_id.as_ref(), namespace).await?
             }
         };
         if login.info.num_uses > 0 {
-            if login.token.origin() == Origin::Obtained {
-                // What it still could do is not our concern; that it stays behind is.
-                drop(self.revoke_self(&login.token).await);
-            }
-            let reason = "the token may be used only a few times (num_uses): give one without that limit";
+            // What it still could do is not our concern; that it stays behind is.
+            drop(self.revoke_self(&login.token).await);
+            let reason = "the role gives out tokens that may be used only a few times (token_num_uses): \
+                          set that to 0";
             return Err(Failure::new(Fault::Denied, reason));
         }
         Ok(login)

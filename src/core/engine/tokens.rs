@@ -106,6 +106,7 @@ impl<B: Body> Engine<B> {
         let identity = self.identity_mut(id);
         identity.login = LoginState::Idle;
         identity.failed_logins = 0;
+        identity.last_fault = None;
         if let Some(current) = identity.tokens.last_mut()
             && !terms.ours
             && at.now < current.end
@@ -171,8 +172,11 @@ impl<B: Body> Engine<B> {
         identity.login = LoginState::Failed { failure: failure.clone(), again: at.now + pause };
         let waiting: Vec<SourceId> = std::mem::take(&mut identity.waiting_sources).into_iter().collect();
         let lists: Vec<Ino> = std::mem::take(&mut identity.waiting_lists).into_iter().collect();
-        let report = Report::LoginFailed { identity: id, failure: failure.clone(), again: pause };
-        fx.push(Effect::Report(report));
+        // Once for each way to fail: it is tried again and again.
+        if identity.last_fault.replace(failure.fault) != Some(failure.fault) {
+            let report = Report::LoginFailed { identity: id, failure: failure.clone(), again: pause };
+            fx.push(Effect::Report(report));
+        }
         for source in waiting {
             self.note_failure(at, source, failure.clone());
             self.give_up_fetch(at, source, fx);

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -19,9 +20,15 @@ use crate::secret::SecretBytes;
 /// No credential is longer, in bytes.
 const SIZE_MAX: u64 = 64 * 1024;
 
+/// How soon a place that holds no usable credential is looked at again.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Reads the credential; `what` names it in messages. White space at its end is dropped.
 pub(in crate::vault) async fn fetch(source: &CredentialSource, what: &str) -> Result<SecretBytes, Failure> {
-    let refuse = |trouble: String| Failure::new(Fault::Denied, format!("the {what} {trouble}"));
+    let refuse = |trouble: String| Failure {
+        retry_after: Some(LOOK),
+        ..Failure::new(Fault::Denied, format!("the {what} {trouble}"))
+    };
     let bytes = match source {
         CredentialSource::File(path) => {
             let path = path.clone();
