@@ -21,6 +21,7 @@ pub fn all(world: &mut World) {
     a_handle_keeps_its_generation(world, &answers);
     the_page_cache_gets_the_current_generation(world);
     at_most_two_generations(world);
+    each_thing_has_one_wake(world);
     wakes_are_in_time(world);
     memory_is_what_is_held(world);
     the_bucket_holds(world);
@@ -121,6 +122,20 @@ fn at_most_two_generations(world: &World) {
         *of_source.entry(world.issues[*index].source).or_insert(0) += 1;
     }
     assert!(of_source.values().all(|count| *count <= 2), "{of_source:?}");
+}
+
+/// Every live lease, and whatever else has an end, has exactly one wake pending.
+fn each_thing_has_one_wake(world: &World) {
+    let sources: std::collections::BTreeSet<SourceId> =
+        world.living.iter().map(|index| world.issues[*index].source).collect();
+    for source in sources {
+        let wakes = world.engine.wakes_for(source);
+        let ends = world.living.iter().any(|index| {
+            let issue = &world.issues[*index];
+            issue.source == source && latest_end(world, issue) != BootTime::NEVER
+        });
+        assert!(wakes <= 1 && (wakes == 1 || !ends), "{source:?}: {wakes} wakes");
+    }
 }
 
 /// Whatever ends has a wake for it, so that the bytes go in time.

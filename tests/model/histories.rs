@@ -1,5 +1,6 @@
 //! Random histories.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use leasefs::core::effect::Outcome;
@@ -393,13 +394,18 @@ fn happen(world: &mut World, happening: &Happening) {
 
 #[test]
 fn random_histories_keep_the_invariants() {
-    let cases = std::env::var("LEASEFS_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64);
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 3_000, ..Config::default() };
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let cases = number("LEASEFS_MODEL_CASES").unwrap_or(64);
+    let max_shrink_iters = number("LEASEFS_MODEL_SHRINK").unwrap_or(3_000);
+    let config = Config { cases, failure_persistence: None, max_shrink_iters, ..Config::default() };
+    let operations = Cell::new(0);
     let strategy = (any::<u64>(), prop::collection::vec(step(), 1..120));
     let result = TestRunner::new(config).run(&strategy, |(seed, steps)| {
         run(seed, &steps);
+        operations.set(operations.get() + steps.len());
         Ok(())
     });
+    eprintln!("{cases} histories, {} operations", operations.get());
     if let Err(TestError::Fail(reason, (seed, steps))) = result {
         crate::world::TRACE.store(true, std::sync::atomic::Ordering::Relaxed);
         eprintln!("{reason}: once more, with a trace of seed {seed}, {steps:?}");

@@ -14,7 +14,8 @@
 //!   wait, by their types;
 //! - each ticket is answered once, at latest when it is given up or at the stop (`World::answered`,
 //!   `nothing_waits`);
-//! - `wakes_are_in_time`, `wiped_after_tick`, and ticks come to rest (`World::tick`);
+//! - `each_thing_has_one_wake`: every live lease has exactly one pending; `wakes_are_in_time`,
+//!   `wiped_after_tick`, and ticks come to rest (`World::tick`);
 //! - `the_bucket_holds`;
 //! - `all_is_settled`: at the stop, no lease is left behind; late answers are revoked;
 //! - `memory_is_what_is_held`, `nothing_leaks`;
@@ -23,8 +24,10 @@
 //! - no request uses a token that was given back (`World::take`);
 //! - `use_without_pause`: under fair weather a source in use never fails and mints once per `max_ttl`.
 //!
-//! `LEASEFS_MODEL_CASES` sets how many histories are tried. One that fails is made small and run once more
-//! with a trace.
+//! `LEASEFS_MODEL_CASES` sets how many histories are tried (20,000 are more than a million operations), and
+//! `LEASEFS_MODEL_SHRINK` how many tries it takes at most to make one that fails small; it is then run once
+//! more with a trace. `mutants/` breaks the invariants one by one, and `mutants/run` expects a failure of
+//! each.
 
 #![expect(clippy::print_stderr, reason = "a failed history is shown with a trace")]
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on fails")]

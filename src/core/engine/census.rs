@@ -1,6 +1,8 @@
 //! How much an engine holds, counted: what must not grow without end.
 
 use crate::core::engine::Engine;
+use crate::core::engine::wakes::WakeKey;
+use crate::core::name::SourceId;
 use crate::core::source::Body;
 
 /// How many things an engine holds.
@@ -25,6 +27,11 @@ pub struct Census {
 }
 
 impl<B: Body> Engine<B> {
+    /// How many wakes are pending for a source.
+    pub fn wakes_for(&self, id: SourceId) -> usize {
+        self.wakes.count(&WakeKey::Source(id))
+    }
+
     /// Counts what is held.
     pub fn census(&self) -> Census {
         Census {

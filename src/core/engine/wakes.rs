@@ -30,6 +30,11 @@ impl Wakes {
         self.by_time.first().map(|(at, _)| *at)
     }
 
+    /// How many are pending for one thing; anything but none or one is a fault.
+    pub(super) fn count(&self, key: &WakeKey) -> usize {
+        self.by_time.iter().filter(|(_, one)| one == key).count()
+    }
+
     /// Takes out what is due.
     pub(super) fn take_due(&mut self, now: BootTime) -> BTreeSet<WakeKey> {
         let mut due = BTreeSet::new();
