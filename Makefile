@@ -42,11 +42,15 @@ test: deps ## every test
 
 # Longer forms of what `make test` runs in seconds.
 .PHONY: soak
-soak: deps ## the model on 5,000 random histories, the lease and shutdown tests ten times
-	LEASEFS_MODEL_CASES=5000 $(CARGO) test --locked --release --test model 2>&1
+soak: deps ## the model on a million random operations, the lease and shutdown tests ten times
+	LEASEFS_MODEL_CASES=20000 $(CARGO) test --locked --release --test model -- --nocapture 2>&1
 	for round in {1..10}; do \
 	  $(CARGO) test --locked --test mount_leases --test mount_shutdown --test leaks 2>&1 || exit 1; \
 	done
+
+.PHONY: mutants
+mutants: ## break the engine in one place at a time: the model test must notice each time
+	tests/model/mutants/run
 
 .PHONY: bench
 bench: deps ## leasefs beside tmpfs, a bare FUSE file system and plain HTTP; `make bench ARGS=--json` for programs
