@@ -2,30 +2,39 @@
 //!
 //! Invariants: no redirect is followed (a redirect would carry the token to another origin), no proxy is
 //! used, no connection is kept for later (its buffer would keep the last secret), nothing waits for ever,
-//! no answer grows past its limit. A request is repeated only if it can't have been carried out: nothing
-//! was sent, or the node said that it serves nobody or lags behind. vaultrs carries the client and the
-//! address; reqwest's own errors end here.
+//! no answer grows past its limit. A request that may mint is repeated only if it can't have been carried
+//! out: nothing was sent, or the node said that it serves nobody or lags behind. A call's time is one for
+//! all its attempts. vaultrs carries the client and the address; reqwest's own errors end here.
 
 mod node;
+mod standing;
 
 use std::error::Error;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use vaultrs::client::VaultClient;
 use zeroize::Zeroizing;
 
 use crate::config::plan::VaultPlan;
 use crate::core::error::{Failure, Fault};
+use crate::sys;
 use crate::vault::Token;
 use crate::vault::client::ClientError;
 use crate::vault::refusal;
 
+use standing::Standings;
+
 /// How often a node that lags behind is asked again, 50 to 200 ms later.
 const LAG_RETRIES: usize = 4;
+/// How long a question for a node's health may take.
+const PROBE: Duration = Duration::from_secs(3);
+/// What part of a call's time a node has to answer while there is another one to ask instead.
+const SHARE: u32 = 4;
 /// The longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: u64 = 3600;
 /// The largest answer to a request that isn't for a secret or a list, in bytes.
@@ -55,7 +64,17 @@ pub(super) enum Limit {
     Plain,
 }
 
+/// Whether a request that may have been carried out can be sent to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Twice is as good as once.
+    Elsewhere,
+    /// It may mint.
+    Never,
+}
+
 /// One request.
+#[derive(Clone)]
 pub(super) struct Call<'a> {
     pub method: Method,
     /// Path without `/v1/`; percent-encoded here, segment by segment.
@@ -66,8 +85,9 @@ pub(super) struct Call<'a> {
     /// JSON text.
     pub body: Option<Zeroizing<Vec<u8>>>,
     pub limit: Limit,
-    /// For the whole of one attempt, the answer's last byte included.
+    /// For all attempts together, the answer's last byte included.
     pub timeout: Duration,
+    pub again: Again,
 }
 
 impl<'a> Call<'a> {
@@ -82,6 +102,22 @@ impl<'a> Call<'a> {
             body: None,
             limit: Limit::Plain,
             timeout,
+            again: Again::Elsewhere,
+        }
+    }
+
+    /// A question for a node's health, open to everybody.
+    fn health() -> Call<'static> {
+        Call {
+            method: Method::Get,
+            path: "sys/health",
+            query: &[("standbyok", "true"), ("perfstandbyok", "true")],
+            token: None,
+            namespace: None,
+            body: None,
+            limit: Limit::Plain,
+            timeout: PROBE,
+            again: Again::Elsewhere,
         }
     }
 
@@ -111,11 +147,13 @@ enum Missed {
     Unusable(Failure),
 }
 
-/// All nodes of one Vault.
-pub(super) struct Http {
+/// All nodes of one Vault. Cheap to clone: all clones are one.
+#[derive(Clone)]
+pub(super) struct Http(Arc<Shared>);
+
+struct Shared {
     nodes: Vec<node::Node>,
-    /// The node that worked last.
-    current: AtomicUsize,
+    standings: Mutex<Standings>,
     /// The newest `X-Vault-Index`, which keeps standby nodes from answering with older data. Opaque.
     index: Mutex<Option<HeaderValue>>,
     max_secret_size: u64,
@@ -128,62 +166,164 @@ impl Http {
             return Err(ClientError::NoAddress);
         }
         let nodes = plan.addresses.iter().map(|address| node::Node::new(address, plan));
-        Ok(Http {
+        Ok(Http(Arc::new(Shared {
             nodes: nodes.collect::<Result<_, _>>()?,
-            current: AtomicUsize::new(0),
+            standings: Mutex::new(Standings::new(plan.addresses.len())),
             index: Mutex::new(None),
             max_secret_size: plan.max_secret_size,
             max_list_size: plan.max_list_size,
-        })
+        })))
     }
 
     /// Sends a request and reads the answer, whatever its status.
     pub async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let end = Instant::now() + call.timeout;
         for _ in 0..LAG_RETRIES {
-            let answer = self.reach(call).await?;
+            let answer = self.reach(call, end).await?;
             if !answer.says_node_lags() {
                 return Ok(answer);
             }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(50..=200))).await;
+            let pause = Duration::from_millis(fastrand::u64(50..=200));
+            if Instant::now() + pause >= end {
+                return Err(lags());
+            }
+            tokio::time::sleep(pause).await;
         }
-        let answer = self.reach(call).await?;
+        let answer = self.reach(call, end).await?;
         if !answer.says_node_lags() {
             return Ok(answer);
         }
         // An index that the server never reaches (it was restored from a backup) must not block for good.
-        *self.index.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Err(Failure::new(Fault::ServerError, "the Vault node lags behind the others and did not catch up"))
+        *self.0.index.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Err(lags())
     }
 
-    /// The node that worked last, then the others, until one serves.
-    async fn reach(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let count = self.nodes.len();
-        let first = self.current.load(Ordering::Relaxed);
-        let mut turn = 0;
+    /// Asks all nodes for their health.
+    ///
+    /// # Errors
+    /// None serves.
+    pub async fn health(&self) -> Result<(), Failure> {
+        let mut questions = JoinSet::new();
+        for at in 0..self.0.nodes.len() {
+            let http = self.clone();
+            questions.spawn(async move { http.probe(at).await });
+        }
+        let mut outcome = Err(Failure::new(Fault::Unreachable, "Vault could not be asked for its health"));
+        while let Some(answer) = questions.join_next().await {
+            match answer {
+                Ok(Ok(())) => {
+                    // What the others say is noted when it comes.
+                    questions.detach_all();
+                    return Ok(());
+                }
+                Ok(Err(failure)) => outcome = Err(failure),
+                Err(_) => {}
+            }
+        }
+        outcome
+    }
+
+    /// The node that worked last, then the others, until one serves. A single node is asked in any case:
+    /// whoever sends requests knows how it does.
+    async fn reach(&self, call: &Call<'_>, end: Instant) -> Result<Answer, Failure> {
+        if let [_] = self.0.nodes.as_slice() {
+            let outcome = self.attempt(0, call, end.saturating_duration_since(Instant::now())).await;
+            return outcome.map_err(Missed::into_failure);
+        }
+        let mut left = self.standings().worth_asking();
+        if !left.is_empty() {
+            drop(self.look_after_the_others());
+        }
+        let mut asked = left.clone();
+        let mut missed = None;
         loop {
-            let at = (first + turn) % count;
-            let is_last = turn + 1 == count;
-            match self.attempt(&self.nodes[at], call).await {
-                Ok(answer) if answer.says_node_is_out() && !is_last => {}
+            if left.is_empty() {
+                // Known to be down a while ago: they may be back by now.
+                left = self.healthy_again(&asked).await;
+                asked.extend(&left);
+            }
+            let time = end.saturating_duration_since(Instant::now());
+            if left.is_empty() || time.is_zero() {
+                break;
+            }
+            let at = left.remove(0);
+            let hurries = call.again == Again::Elsewhere && !left.is_empty();
+            let time = if hurries { time.min(call.timeout / SHARE) } else { time };
+            let outcome = self.attempt(at, call, time).await;
+            let (now, chance) = (sys::boot_time(), fastrand::f64());
+            let mut standings = self.standings();
+            match outcome {
+                Ok(answer) if answer.says_node_is_out() => {
+                    let why = refusal::of_request(&answer, call.path);
+                    standings.is_out(at, now, why, chance);
+                    missed = Some(Ok(answer));
+                }
                 Ok(answer) => {
-                    self.current.store(at, Ordering::Relaxed);
+                    standings.works(at);
                     return Ok(answer);
                 }
-                Err(Missed::NotSent(failure)) if is_last => return Err(failure),
-                Err(Missed::NotSent(_)) => {}
+                Err(Missed::NotSent(failure)) => {
+                    standings.is_out(at, now, failure.clone(), chance);
+                    missed = Some(Err(failure));
+                }
                 Err(Missed::Cut(failure)) => {
-                    self.current.store((at + 1) % count, Ordering::Relaxed);
-                    return Err(failure);
+                    standings.cut(at, now, failure.clone(), chance);
+                    if call.again == Again::Never {
+                        return Err(failure);
+                    }
+                    missed = Some(Err(failure));
                 }
                 Err(Missed::Unusable(failure)) => return Err(failure),
             }
-            turn += 1;
         }
+        missed.unwrap_or_else(|| {
+            let unknown = || Failure::new(Fault::Unreachable, "no node of Vault answers");
+            Err(self.standings().why_out().unwrap_or_else(unknown))
+        })
     }
 
-    async fn attempt(&self, node: &node::Node, call: &Call<'_>) -> Result<Answer, Missed> {
+    /// Asks those for their health that are passed over and whose pause is over. The questions go on if
+    /// nobody waits for them.
+    fn look_after_the_others(&self) -> Vec<(usize, JoinHandle<Result<(), Failure>>)> {
+        let due = self.standings().due(sys::boot_time());
+        let ask = |at| {
+            let http = self.clone();
+            (at, tokio::spawn(async move { http.probe(at).await }))
+        };
+        due.into_iter().map(ask).collect()
+    }
+
+    /// Nodes that were passed over and answer again, without those that this request was sent to already.
+    async fn healthy_again(&self, asked: &[usize]) -> Vec<usize> {
+        let mut healthy = Vec::new();
+        for (at, question) in self.look_after_the_others() {
+            if !asked.contains(&at) && matches!(question.await, Ok(Ok(()))) {
+                healthy.push(at);
+            }
+        }
+        healthy
+    }
+
+    async fn probe(&self, at: usize) -> Result<(), Failure> {
+        let health = match self.attempt(at, &Call::health(), PROBE).await {
+            Ok(answer) if (200..300).contains(&answer.status) => Ok(()),
+            Ok(answer) => Err(refusal::of_request(&answer, "health")),
+            Err(missed) => Err(missed.into_failure()),
+        };
+        let failure = health.as_ref().err().cloned();
+        self.standings().probed(at, sys::boot_time(), failure, fastrand::f64());
+        health
+    }
+
+    fn standings(&self) -> MutexGuard<'_, Standings> {
+        self.0.standings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One attempt at one node, its answer's last byte included.
+    async fn attempt(&self, at: usize, call: &Call<'_>, time: Duration) -> Result<Answer, Missed> {
+        let node = &self.0.nodes[at];
         let carrier: &VaultClient = &node.carrier;
-        let echoed = self.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let echoed = self.0.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let headers = headers(node, call, echoed.as_ref()).map_err(Missed::NotSent)?;
         let url = node.url(call.path, call.query).map_err(Missed::NotSent)?;
         let request = match call.method {
@@ -194,8 +334,8 @@ impl Http {
             Some(body) => request.body(body.to_vec()),
             None => request,
         };
-        let sent = request.headers(headers).timeout(call.timeout).send().await;
-        let mut response = sent.map_err(|error| node.missed(&error, call.timeout))?;
+        let sent = request.headers(headers).timeout(time).send().await;
+        let mut response = sent.map_err(|error| node.missed(&error, time))?;
         let status = response.status().as_u16();
         tracing::debug!(
             node = node.address,
@@ -210,8 +350,8 @@ impl Http {
         let retry_after = retry_after(response.headers());
         let redirect = redirect_origin(response.headers());
         let (limit, key) = match call.limit {
-            Limit::Secret => (self.max_secret_size, "max-secret-size"),
-            Limit::List => (self.max_list_size, "max-list-size"),
+            Limit::Secret => (self.0.max_secret_size, "max-secret-size"),
+            Limit::List => (self.0.max_list_size, "max-list-size"),
             Limit::Plain => (PLAIN_LIMIT, "what such an answer may be"),
         };
         let too_large = || {
@@ -224,7 +364,7 @@ impl Http {
         }
         let announced = usize::try_from(announced).map_err(|_| too_large())?;
         let mut body = Zeroizing::new(Vec::with_capacity(announced));
-        while let Some(chunk) = response.chunk().await.map_err(|error| node.missed(&error, call.timeout))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| node.missed(&error, time))? {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(too_large());
             }
@@ -236,10 +376,18 @@ impl Http {
     /// Takes over an index that is newer than the one that was echoed. If another answer was faster the
     /// index stays as it is: so it never goes back, although only the server can compare two of them.
     fn keep_index(&self, echoed: Option<&HeaderValue>, fresh: &HeaderValue) {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.0.index.lock().unwrap_or_else(PoisonError::into_inner);
         if index.as_ref() == echoed {
             // A clone would share, and so keep, the buffer that the whole answer was read into.
             *index = HeaderValue::from_bytes(fresh.as_bytes()).ok();
+        }
+    }
+}
+
+impl Missed {
+    fn into_failure(self) -> Failure {
+        match self {
+            Missed::NotSent(failure) | Missed::Cut(failure) | Missed::Unusable(failure) => failure,
         }
     }
 }
@@ -259,6 +407,10 @@ impl Answer {
     fn says_node_is_out(&self) -> bool {
         matches!(self.status, 472 | 473 | 501 | 503) && refusal::texts(&self.body).is_some()
     }
+}
+
+fn lags() -> Failure {
+    Failure::new(Fault::ServerError, "the Vault node lags behind the others and did not catch up")
 }
 
 fn headers(node: &node::Node, call: &Call<'_>, index: Option<&HeaderValue>) -> Result<HeaderMap, Failure> {
