@@ -15,8 +15,8 @@ use crate::core::time::BootTime;
 use crate::driver::breaker::{Breaker, Change, Health};
 use crate::driver::clock::Clock;
 use crate::driver::limits::{Limits, Place};
-use crate::driver::mounts::{Admission, Held, Mounts};
-use crate::driver::queue::{Lane, Mount};
+use crate::driver::mounts::{Admission, Held, Mounts, Target};
+use crate::driver::queue::Lane;
 use crate::driver::{Message, Service};
 use crate::vault::Vault;
 
@@ -85,14 +85,14 @@ impl<V: Vault, C: Clock> Upstream<V, C> {
     ///
     /// # Errors
     /// The engine is left alone.
-    pub fn admit(&self, mount: &Mount) -> Result<Admission, Held> {
-        self.mounts().admit(mount, self.service.clock().now())
+    pub fn admit(&self, target: &Target) -> Result<Admission, Held> {
+        self.mounts().admit(target, self.service.clock().now())
     }
 
     /// Tells how a request for an engine went; see [`Mounts::note`].
-    pub fn note_engine<T>(&self, mount: &Mount, result: &Result<T, Failure>) {
+    pub fn note_engine<T>(&self, target: &Target, result: &Result<T, Failure>) {
         let now = self.service.clock().now();
-        self.mounts().note(mount, now, result.as_ref().err(), fastrand::f64());
+        self.mounts().note(target, now, result.as_ref().err(), fastrand::f64());
     }
 
     /// Sends a request, waits for its answer until `end` (if there is one) and learns from it.

@@ -15,7 +15,7 @@ use crate::core::name::{IdentityId, Ino, LeaseId, RequestId, SourceId, VaultPath
 use crate::core::source::{Fetched, FetchedKind, Piece};
 use crate::core::time::BootTime;
 use crate::driver::clock::Clock;
-use crate::driver::mounts::{Admission, Held};
+use crate::driver::mounts::{Admission, Held, Target};
 use crate::driver::queue::{Lane, Mount};
 use crate::driver::upstream::Upstream;
 use crate::driver::{Completed, Message, Service, Settings};
@@ -116,9 +116,9 @@ impl<V: Vault, C: Clock> Work<V, C> {
             let sent = work.service.clock().now();
             let result = match token {
                 Some(token) => {
-                    let mount = mount_like(&token, &prefix);
+                    let target = Target { mount: mount_like(&token, &prefix), path: prefix.clone() };
                     let list = || work.list_below(&token, &prefix);
-                    work.repeat(&mount, Urgency::Reader, work.end(), list).await
+                    work.repeat(&target, Urgency::Reader, work.end(), list).await
                 }
                 None => Err(token_gone()),
             };
@@ -211,10 +211,13 @@ impl<V: Vault, C: Clock> Work<V, C> {
         let end = self.end();
         let result = match self.kind(fetch, token, end).await {
             Ok(Kind::Kv(mount)) => {
-                let read = || self.read_once(fetch, token);
-                self.repeat(&mount, fetch.urgency, end, read).await
+                let target = Target { mount, path: fetch.read.path.clone() };
+                self.repeat(&target, fetch.urgency, end, || self.read_once(fetch, token)).await
             }
-            Ok(Kind::Minting(mount)) => self.mint(fetch, token, &mount, end).await,
+            Ok(Kind::Minting(mount)) => {
+                let target = Target { mount, path: fetch.read.path.clone() };
+                self.mint(fetch, token, &target, end).await
+            }
             Err(result) => return result,
         };
         match result {
@@ -261,18 +264,18 @@ impl<V: Vault, C: Clock> Work<V, C> {
         &self,
         fetch: &Fetch,
         token: &Token,
-        mount: &Mount,
+        target: &Target,
         end: Instant,
     ) -> Result<Fetched<SecretBytes>, Failure> {
-        let lane = Lane::Mint(mount.clone());
+        let lane = Lane::Mint(target.mount.clone());
         let wait = Wait::new(self.settings.read_timeout, fetch.urgency);
         loop {
             let place = self.upstream.place(&lane, fetch.urgency, end).await?;
-            match self.upstream.admit(mount) {
+            match self.upstream.admit(target) {
                 Ok(_) => {
                     // The client ends it after `issue-timeout`, and revokes what comes later.
                     let result = self.upstream.ask(None, self.read_once(fetch, token)).await;
-                    self.upstream.note_engine(mount, &result);
+                    self.upstream.note_engine(target, &result);
                     return result;
                 }
                 Err(held) => {
@@ -328,7 +331,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
     /// A request to KV: it costs nothing, so it is tried again a little later while the server fails.
     async fn repeat<T, F>(
         &self,
-        mount: &Mount,
+        target: &Target,
         urgency: Urgency,
         end: Instant,
         call: impl Fn() -> F,
@@ -340,7 +343,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
         let mut tried = 0;
         loop {
             let place = self.upstream.place(&Lane::Kv, urgency, end).await?;
-            let admission = match self.upstream.admit(mount) {
+            let admission = match self.upstream.admit(target) {
                 Ok(admission) => admission,
                 Err(held) => {
                     drop(place);
@@ -364,7 +367,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
                 }
             }
             // Counted once for all tries, so that one bad secret does not condemn its engine.
-            self.upstream.note_engine(mount, &result);
+            self.upstream.note_engine(target, &result);
             match &result {
                 // The engine is held back now; when that is over soon, this one waits for it.
                 Err(failure) if failure.fault == Fault::RateLimited && tried < TRIES => {}
