@@ -10,8 +10,11 @@
 pub mod breaker;
 pub mod clock;
 mod limits;
+mod mounts;
+mod queue;
 mod report;
 mod settle;
+mod upstream;
 mod work;
 
 use std::collections::{BTreeSet, HashMap};
@@ -35,8 +38,8 @@ use crate::vault::{Token, Vault};
 use breaker::Breaker;
 pub use breaker::Health;
 use clock::{Clock, Timer};
-use limits::Limits;
 pub use settle::Unrevoked;
+use upstream::Upstream;
 
 impl Body for SecretBytes {
     fn size(&self) -> u64 {
@@ -88,9 +91,17 @@ pub struct Settings {
 
 enum Message {
     Effects(Effects),
-    Wait { ticket: Ticket, reply: Box<dyn Reply> },
+    Wait {
+        ticket: Ticket,
+        reply: Box<dyn Reply>,
+    },
     Completed(Completed),
-    Stop { patience: Duration, done: oneshot::Sender<Vec<Unrevoked>> },
+    /// Vault has stopped to answer, or answers again.
+    HealthChanged,
+    Stop {
+        patience: Duration,
+        done: oneshot::Sender<Vec<Unrevoked>>,
+    },
 }
 
 /// What has come back.
@@ -232,10 +243,9 @@ pub struct Driver<V, C: Clock, K> {
     service: Service<C>,
     inbox: mpsc::UnboundedReceiver<Message>,
     timer: C::Timer,
-    vault: Arc<V>,
+    upstream: Upstream<V, C>,
     kernel: K,
     settings: Arc<Settings>,
-    limits: Arc<Limits>,
     tokens: HashMap<Credential, Token>,
     waiting: HashMap<Ticket, (BootTime, Box<dyn Reply>)>,
     deadlines: BTreeSet<(BootTime, Ticket)>,
@@ -255,13 +265,12 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         settings: Settings,
     ) -> Driver<V, C, K> {
         Driver {
+            upstream: Upstream::new(vault, service.clone()),
             service,
             inbox: inbox.0,
             timer,
-            vault: Arc::new(vault),
             kernel,
             settings: Arc::new(settings),
-            limits: Arc::new(Limits::default()),
             tokens: HashMap::new(),
             waiting: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -325,11 +334,22 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 }
             },
             Message::Completed(completed) => self.complete(completed),
+            Message::HealthChanged => self.tell_health(),
             Message::Stop { done, .. } => {
                 // A second stop while the first one is under way.
                 let _ = done.send(Vec::new());
             }
         }
+    }
+
+    /// Vault counts as silent from the first failure in a row on. That costs little if it was an accident
+    /// (the question for its health follows at once, and what may still be shown is shown meanwhile), and
+    /// spares all other readers the wait for a request that hangs.
+    fn tell_health(&mut self) {
+        let answers = self.service.health() == Health::Well;
+        let at = self.service.moment();
+        let effects = self.service.engine().vault_answers(at, answers);
+        self.carry_out(effects);
     }
 
     fn complete(&mut self, completed: Completed) {
@@ -438,9 +458,8 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
 
     fn work(&self) -> work::Work<V, C> {
         work::Work {
-            vault: Arc::clone(&self.vault),
+            upstream: self.upstream.clone(),
             service: self.service.clone(),
-            limits: Arc::clone(&self.limits),
             settings: Arc::clone(&self.settings),
         }
     }

@@ -1,72 +1,131 @@
-//! How many requests are under way at once: 16 in all, of which two are kept for renewals, at most 8 to
-//! KV, and at most two that mint per engine (a database makes accounts no faster in parallel).
+//! Waiting for a place: the [`Queue`] with somebody to wake.
+//!
+//! Invariant: whoever stops waiting, or drops a [`Place`], leaves the queue, and who is next is woken.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
 use crate::core::effect::Urgency;
+use crate::driver::queue::{Entry, Lane, Queue, Ramp, Start};
 
-/// What kind of request it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
-    /// Reads and lists of KV.
-    Kv,
-    /// Reads that may mint, of the engine mounted there.
-    Mint(String),
-    /// Everything about leases and tokens.
-    Upkeep,
+/// One step of the ramp after an outage.
+const STEP: Duration = Duration::from_millis(100);
+
+/// The places. Cheap to clone: all clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Limits(Arc<Mutex<Shared>>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Queue,
+    waiting: HashMap<Entry, oneshot::Sender<()>>,
 }
 
-/// The places.
-pub(super) struct Limits {
-    general: Arc<Semaphore>,
-    renewals: Arc<Semaphore>,
-    kv: Arc<Semaphore>,
-    minting: Mutex<HashMap<String, Arc<Semaphore>>>,
+/// A place, or one in the queue; given back when dropped.
+pub(super) struct Place {
+    limits: Limits,
+    entry: Entry,
 }
 
-/// A place, given back when dropped.
-pub(super) struct Place(#[expect(dead_code, reason = "held for its drop")] Vec<OwnedSemaphorePermit>);
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            general: Arc::new(Semaphore::new(14)),
-            renewals: Arc::new(Semaphore::new(2)),
-            kv: Arc::new(Semaphore::new(8)),
-            minting: Mutex::default(),
-        }
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut shared = self.limits.shared();
+        shared.queue.leave(self.entry);
+        shared.waiting.remove(&self.entry);
+        shared.wake();
     }
 }
 
 impl Limits {
-    /// Waits for a place.
-    pub(super) async fn enter(&self, lane: &Lane, urgency: Urgency) -> Place {
-        let own = match lane {
-            Lane::Kv => Some(Arc::clone(&self.kv)),
-            Lane::Mint(mount) => Some(self.minting_at(mount)),
-            Lane::Upkeep => None,
+    /// Waits for a place; `None`: sent away by [`Limits::dismiss`].
+    pub async fn enter(&self, lane: Lane, urgency: Urgency) -> Option<Place> {
+        let (give, take) = oneshot::channel();
+        let place = {
+            let mut shared = self.shared();
+            let entry = shared.queue.enter(lane, urgency);
+            shared.waiting.insert(entry, give);
+            shared.wake();
+            Place { limits: self.clone(), entry }
         };
-        let mut permits = Vec::with_capacity(2);
-        if let Some(own) = own {
-            permits.extend(own.acquire_owned().await);
-        }
-        let general = Arc::clone(&self.general).acquire_owned();
-        if urgency == Urgency::Renewal {
-            tokio::select! {
-                permit = general => permits.extend(permit),
-                permit = Arc::clone(&self.renewals).acquire_owned() => permits.extend(permit),
-            }
-        } else {
-            permits.extend(general.await);
-        }
-        Place(permits)
+        take.await.ok().map(|()| place)
     }
 
-    fn minting_at(&self, mount: &str) -> Arc<Semaphore> {
-        let mut minting = self.minting.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(minting.entry(mount.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(2))))
+    /// Sends all away who wait.
+    pub fn dismiss(&self) {
+        let mut shared = self.shared();
+        for entry in shared.queue.dismiss() {
+            shared.waiting.remove(&entry);
+        }
+    }
+
+    /// Vault answers again: what nobody waits for is let in slowly at first.
+    pub fn slow_down(&self) {
+        if self.shared().queue.slow_down() == Start::UnderWay {
+            return;
+        }
+        let limits = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(STEP).await;
+                let mut shared = limits.shared();
+                let ramp = shared.queue.step();
+                shared.wake();
+                if ramp == Ramp::Over {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Tells those who have a place now. Who is gone by then gives it back when its [`Place`] is dropped.
+    fn wake(&mut self) {
+        while let Some(entry) = self.queue.grant() {
+            if let Some(waiting) = self.waiting.remove(&entry) {
+                let _ = waiting.send(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn enter(limits: &Limits, urgency: Urgency) -> Place {
+        limits.enter(Lane::Kv, urgency).await.expect("nobody was sent away")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_is_dropped_leaves_the_queue() {
+        let limits = Limits::default();
+        let mut places = Vec::new();
+        for _ in 0..8 {
+            places.push(enter(&limits, Urgency::Reader).await);
+        }
+        let impatient = tokio::time::timeout(STEP, enter(&limits, Urgency::Renewal)).await;
+        assert!(impatient.is_err());
+        places.pop();
+        let next = tokio::time::timeout(STEP, enter(&limits, Urgency::Background)).await;
+        assert!(next.is_ok(), "the place went to nobody who is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_sent_away_hears_it_at_once() {
+        let limits = Limits::default();
+        let mut places = Vec::new();
+        for _ in 0..8 {
+            places.push(enter(&limits, Urgency::Reader).await);
+        }
+        let (waiter, ()) = tokio::join!(limits.enter(Lane::Kv, Urgency::Reader), async { limits.dismiss() });
+        assert!(waiter.is_none());
     }
 }

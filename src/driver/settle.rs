@@ -110,7 +110,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
     ) -> HashMap<Credential, Failure> {
         let mut revocations = JoinSet::new();
         for (with, token) in tokens {
-            let (with, token, vault) = (*with, token.clone(), Arc::clone(&self.vault));
+            let (with, token, vault) = (*with, token.clone(), Arc::clone(&self.upstream.vault));
             revocations.spawn(async move { (with, within(end, vault.revoke_self(&token)).await) });
         }
         let mut failed = HashMap::new();
@@ -133,7 +133,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 left.push((debt, "its token is gone".to_owned()));
                 continue;
             };
-            let (vault, places) = (Arc::clone(&self.vault), Arc::clone(&places));
+            let (vault, places) = (Arc::clone(&self.upstream.vault), Arc::clone(&places));
             revocations.spawn(async move {
                 let result = within(end, async {
                     let _place = places.acquire().await;

@@ -1,8 +1,10 @@
 //! Requests to Vault, each in a task of its own; what comes back goes to the driver's inbox.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::core::effect::{Credential, EngineHint, Minting, ReadRequest, Urgency};
 use crate::core::engine::{FetchResult, Granted};
@@ -12,9 +14,10 @@ use crate::core::listing::Keys;
 use crate::core::name::{IdentityId, Ino, LeaseId, RequestId, SourceId, VaultPath};
 use crate::core::source::{Fetched, FetchedKind, Piece};
 use crate::core::time::BootTime;
-use crate::driver::breaker::{Change, Health};
 use crate::driver::clock::Clock;
-use crate::driver::limits::{Lane, Limits};
+use crate::driver::mounts::{Admission, Held, Target};
+use crate::driver::queue::{Lane, Mount};
+use crate::driver::upstream::Upstream;
 use crate::driver::{Completed, Message, Service, Settings};
 use crate::render::{self, RenderError};
 use crate::secret::SecretBytes;
@@ -23,11 +26,13 @@ use crate::vault::{Secret, SecretKind, Token, TokenInfo, Vault};
 /// How often a read that costs nothing is tried when the server fails.
 const TRIES: u32 = 3;
 
+/// Over how much time those come back who waited for the same engine.
+const JITTER: Duration = Duration::from_millis(100);
+
 /// What a task needs.
 pub(super) struct Work<V, C> {
-    pub(super) vault: Arc<V>,
+    pub(super) upstream: Upstream<V, C>,
     pub(super) service: Service<C>,
-    pub(super) limits: Arc<Limits>,
     pub(super) settings: Arc<Settings>,
 }
 
@@ -57,19 +62,23 @@ impl<V: Vault, C: Clock> Work<V, C> {
 
     pub(super) fn log_in(self, request: RequestId, identity: IdentityId) {
         self.spawn(move |work| async move {
-            let _place = work.limits.enter(&Lane::Upkeep, Urgency::Renewal).await;
-            let sent = work.service.clock().now();
-            let result = work.vault.login(identity).await;
-            work.note(&result);
-            let result = result.map(|login| (login.token, terms(sent, &login.info)));
+            let result = match work.upstream.place(&Lane::Upkeep, Urgency::Renewal, work.end()).await {
+                Ok(_place) => {
+                    let sent = work.service.clock().now();
+                    // It is not cut off: that would leave a token behind.
+                    let result = work.upstream.ask(None, work.upstream.vault.login(identity)).await;
+                    result.map(|login| (login.token, terms(sent, &login.info)))
+                }
+                Err(failure) => Err(failure),
+            };
             Completed::LoggedIn { identity, request, result }
         });
     }
 
     pub(super) fn renew_token(self, request: RequestId, token: Option<Token>, with: Credential) {
         self.spawn(move |work| async move {
-            let (sent, result) =
-                work.upkeep(token, |vault, token| async move { vault.renew_self(&token).await }).await;
+            let renew = |vault: Arc<V>, token| async move { vault.renew_self(&token).await };
+            let (sent, result) = work.upkeep(token, Urgency::Renewal, renew).await;
             let result = result.map(|info| terms(sent, &info));
             Completed::TokenRenewed { with, request, result }
         });
@@ -77,7 +86,9 @@ impl<V: Vault, C: Clock> Work<V, C> {
 
     pub(super) fn revoke_token(self, token: Token) {
         tokio::spawn(async move {
-            if let Err(failure) = self.vault.revoke_self(&token).await {
+            let revoke = |vault: Arc<V>, token| async move { vault.revoke_self(&token).await };
+            let (_, result) = self.upkeep(Some(token), Urgency::Reader, revoke).await;
+            if let Err(failure) = result {
                 tracing::warn!(reason = failure.reason, "a token that was replaced could not be revoked");
             }
         });
@@ -105,7 +116,9 @@ impl<V: Vault, C: Clock> Work<V, C> {
             let sent = work.service.clock().now();
             let result = match token {
                 Some(token) => {
-                    work.repeat(&Lane::Kv, Urgency::Reader, || work.list_below(&token, &prefix)).await
+                    let target = Target { mount: mount_like(&token, &prefix), path: prefix.clone() };
+                    let list = || work.list_below(&token, &prefix);
+                    work.repeat(&target, Urgency::Reader, work.end(), list).await
                 }
                 None => Err(token_gone()),
             };
@@ -124,7 +137,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
         self.spawn(move |work| async move {
             let renew =
                 |vault: Arc<V>, token| async move { vault.renew_lease(&token, &lease, increment).await };
-            let (sent, result) = work.upkeep(token, renew).await;
+            let (sent, result) = work.upkeep(token, Urgency::Renewal, renew).await;
             let result = result.map(|one| Granted { sent, duration: one.duration, renewable: one.renewable });
             Completed::LeaseRenewed { source, request, result }
         });
@@ -139,7 +152,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
     ) {
         self.spawn(move |work| async move {
             let look = |vault: Arc<V>, token| async move { vault.look_up_lease(&token, &lease).await };
-            let (sent, result) = work.upkeep(token, look).await;
+            let (sent, result) = work.upkeep(token, Urgency::Background, look).await;
             // A revocation under way shows as a lease without any time left.
             let result = result.and_then(|duration| match duration {
                 Duration::ZERO => Err(Failure::new(Fault::LeaseGone, "the lease is being revoked")),
@@ -153,54 +166,59 @@ impl<V: Vault, C: Clock> Work<V, C> {
         self.spawn(move |work| async move {
             let which = lease.clone();
             let revoke = |vault: Arc<V>, token| async move { vault.revoke_lease(&token, &which).await };
-            let (_, result) = work.upkeep(token, revoke).await;
+            let (_, result) = work.upkeep(token, Urgency::Reader, revoke).await;
             Completed::LeaseRevoked { lease, result }
         });
     }
 
     async fn list_below(&self, token: &Token, prefix: &VaultPath) -> Result<Keys, Failure> {
-        let names = self.vault.list(token, prefix).await?;
+        let names = self.upstream.vault.list(token, prefix).await?;
         let below = if names.iter().any(|name| matches!(name.as_str(), "data" | "data/")) {
-            self.vault.mount_of(token, prefix).await?.canonical(prefix)
+            self.upstream.vault.mount_of(token, prefix).await?.canonical(prefix)
         } else {
             prefix.clone()
         };
         Ok(Keys { below, names })
     }
 
+    /// Until when a request that mints nothing is waited for, its time in the queue included.
+    fn end(&self) -> Instant {
+        Instant::now() + 2 * self.settings.read_timeout
+    }
+
     /// A request about a lease or a token.
     async fn upkeep<T, F>(
         &self,
         token: Option<Token>,
+        urgency: Urgency,
         call: impl FnOnce(Arc<V>, Token) -> F,
     ) -> (BootTime, Result<T, Failure>)
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let Some(token) = token else { return (self.service.clock().now(), Err(token_gone())) };
-        let _place = self.limits.enter(&Lane::Upkeep, Urgency::Renewal).await;
+        let end = self.end();
+        let place = self.upstream.place(&Lane::Upkeep, urgency, end).await;
         let sent = self.service.clock().now();
-        if let Err(failure) = self.refuse_if_down() {
-            return (sent, Err(failure));
-        }
-        let result = call(Arc::clone(&self.vault), token).await;
-        self.note(&result);
+        let result = match place {
+            Ok(_place) => self.upstream.ask(Some(end), call(Arc::clone(&self.upstream.vault), token)).await,
+            Err(failure) => Err(failure),
+        };
         (sent, result)
     }
 
     async fn read(&self, fetch: &Fetch, token: &Token) -> FetchResult<SecretBytes> {
-        let lane = match self.lane(fetch, token).await {
-            Ok(lane) => lane,
+        let end = self.end();
+        let result = match self.kind(fetch, token, end).await {
+            Ok(Kind::Kv(mount)) => {
+                let target = Target { mount, path: fetch.read.path.clone() };
+                self.repeat(&target, fetch.urgency, end, || self.read_once(fetch, token)).await
+            }
+            Ok(Kind::Minting(mount)) => {
+                let target = Target { mount, path: fetch.read.path.clone() };
+                self.mint(fetch, token, &target, end).await
+            }
             Err(result) => return result,
-        };
-        let result = match lane {
-            Lane::Mint(_) => {
-                let _place = self.limits.enter(&lane, fetch.urgency).await;
-                self.read_once(fetch, token).await
-            }
-            Lane::Kv | Lane::Upkeep => {
-                self.repeat(&lane, fetch.urgency, || self.read_once(fetch, token)).await
-            }
         };
         match result {
             Ok(fetched) => FetchResult::Secret(fetched),
@@ -208,43 +226,69 @@ impl<V: Vault, C: Clock> Work<V, C> {
         }
     }
 
-    /// Finds out whether a read may mint, and so how it is queued; ends it if it may and must not.
-    async fn lane(&self, fetch: &Fetch, token: &Token) -> Result<Lane, FetchResult<SecretBytes>> {
-        let mount_like = |path: &VaultPath| path.segments().next().unwrap_or_default().to_owned();
+    /// Finds out whether a read may mint; ends it if it may and must not.
+    async fn kind(
+        &self,
+        fetch: &Fetch,
+        token: &Token,
+        end: Instant,
+    ) -> Result<Kind, FetchResult<SecretBytes>> {
+        let path = &fetch.read.path;
         let hint = fetch.read.engine;
         if matches!(hint, EngineHint::Kv1 | EngineHint::Kv2) {
-            return Ok(Lane::Kv);
+            return Ok(Kind::Kv(mount_like(token, path)));
         }
         if hint == EngineHint::Other || fetch.read.params.is_some() {
             return match fetch.minting {
-                Minting::Allowed => Ok(Lane::Mint(mount_like(&fetch.read.path))),
+                Minting::Allowed => Ok(Kind::Minting(mount_like(token, path))),
                 Minting::Forbidden => Err(FetchResult::WouldMint),
             };
         }
-        self.refuse_if_down().map_err(FetchResult::Failed)?;
-        let mount = self.vault.mount_of(token, &fetch.read.path).await;
-        if mount.is_err() {
-            // What was known already says nothing of the server.
-            self.note(&mount);
-        }
+        let place = self.upstream.place(&Lane::Upkeep, fetch.urgency, end).await;
+        let _place = place.map_err(FetchResult::Failed)?;
+        let mount = self.upstream.ask_or_know(end, self.upstream.vault.mount_of(token, path)).await;
         match (mount, fetch.minting) {
-            (Ok(mount), _) if mount.mints_nothing_at(&fetch.read.path) => Ok(Lane::Kv),
+            (Ok(mount), _) if mount.mints_nothing_at(path) => Ok(Kind::Kv(mount_at(token, mount.path))),
             (Ok(_), Minting::Forbidden) => Err(FetchResult::WouldMint),
-            (Ok(mount), Minting::Allowed) => Ok(Lane::Mint(mount.path)),
+            (Ok(mount), Minting::Allowed) => Ok(Kind::Minting(mount_at(token, mount.path))),
             (Err(failure), Minting::Allowed) if failure.fault == Fault::Denied => {
                 // The token may not ask what it is; the read itself will tell.
-                Ok(Lane::Mint(mount_like(&fetch.read.path)))
+                Ok(Kind::Minting(mount_like(token, path)))
             }
             (Err(failure), _) => Err(FetchResult::Failed(failure)),
         }
     }
 
+    /// A read that may mint: sent once.
+    async fn mint(
+        &self,
+        fetch: &Fetch,
+        token: &Token,
+        target: &Target,
+        end: Instant,
+    ) -> Result<Fetched<SecretBytes>, Failure> {
+        let lane = Lane::Mint(target.mount.clone());
+        let wait = Wait::new(self.settings.read_timeout, fetch.urgency);
+        loop {
+            let place = self.upstream.place(&lane, fetch.urgency, end).await?;
+            match self.upstream.admit(target) {
+                Ok(_) => {
+                    // The client ends it after `issue-timeout`, and revokes what comes later.
+                    let result = self.upstream.ask(None, self.read_once(fetch, token)).await;
+                    self.upstream.note_engine(target, &result);
+                    return result;
+                }
+                Err(held) => {
+                    drop(place);
+                    self.wait_or_fail(&wait, held).await?;
+                }
+            }
+        }
+    }
+
     async fn read_once(&self, fetch: &Fetch, token: &Token) -> Result<Fetched<SecretBytes>, Failure> {
-        self.refuse_if_down()?;
         let sent = self.service.clock().now();
-        let result = self.vault.read(token, &fetch.read).await;
-        self.note(&result);
-        let secret = result?;
+        let secret = self.upstream.vault.read(token, &fetch.read).await?;
         for warning in &secret.warnings {
             tracing::warn!(path = %fetch.read.path, warning, "Vault warns");
         }
@@ -284,78 +328,94 @@ impl<V: Vault, C: Clock> Work<V, C> {
         Fetched { sent, received: wall, kind, bodies }
     }
 
-    /// A request that costs nothing, tried again a little later while the server fails.
-    async fn repeat<T, F>(&self, lane: &Lane, urgency: Urgency, call: impl Fn() -> F) -> Result<T, Failure>
+    /// A request to KV: it costs nothing, so it is tried again a little later while the server fails.
+    async fn repeat<T, F>(
+        &self,
+        target: &Target,
+        urgency: Urgency,
+        end: Instant,
+        call: impl Fn() -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        let wait = Wait::new(self.settings.read_timeout, urgency);
         let mut tried = 0;
         loop {
-            let result = {
-                let _place = self.limits.enter(lane, urgency).await;
-                self.refuse_if_down()?;
-                let result = call().await;
-                self.note(&result);
-                result
-            };
-            tried += 1;
-            match result {
-                Err(failure)
-                    if tried < TRIES
-                        && matches!(failure.fault, Fault::ServerError | Fault::RateLimited)
-                        && failure.retry_after.is_none_or(|asked| asked < self.settings.read_timeout) =>
-                {
-                    let pause = backoff_ceiling(tried).mul_f64(fastrand::f64());
-                    tokio::time::sleep(failure.retry_after.unwrap_or(pause)).await;
+            let place = self.upstream.place(&Lane::Kv, urgency, end).await?;
+            let admission = match self.upstream.admit(target) {
+                Ok(admission) => admission,
+                Err(held) => {
+                    drop(place);
+                    self.wait_or_fail(&wait, held).await?;
+                    continue;
                 }
-                result => return result,
+            };
+            let result = self.upstream.ask(Some(end), call()).await;
+            drop(place);
+            tried += 1;
+            if let Err(failure) = &result
+                && failure.fault == Fault::ServerError
+                && admission == Admission::Usual
+                && tried < TRIES
+            {
+                let pause = backoff_ceiling(tried).mul_f64(fastrand::f64());
+                let pause = pause + failure.retry_after.unwrap_or_default();
+                if Instant::now() + pause < wait.until {
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            }
+            // Counted once for all tries, so that one bad secret does not condemn its engine.
+            self.upstream.note_engine(target, &result);
+            match &result {
+                // The engine is held back now; when that is over soon, this one waits for it.
+                Err(failure) if failure.fault == Fault::RateLimited && tried < TRIES => {}
+                _ => return result,
             }
         }
     }
 
-    fn refuse_if_down(&self) -> Result<(), Failure> {
-        match self.service.health() {
-            Health::Well | Health::Shaky { .. } => Ok(()),
-            Health::Down { since } => {
-                let down = self.service.clock().now().since(since).as_secs();
-                let reason = format!(
-                    "Vault has not answered for {down} s: nothing is asked until it does (circuit breaker)"
-                );
-                Err(Failure::new(Fault::Unreachable, reason))
-            }
+    /// Waits until an engine may be asked again, if somebody waits for the answer and that is soon.
+    async fn wait_or_fail(&self, wait: &Wait, held: Held) -> Result<(), Failure> {
+        let pause = held.until.since(self.service.clock().now());
+        // They do not all come back in the same moment.
+        let pause = pause + JITTER.mul_f64(fastrand::f64());
+        let is_soon = Instant::now() + pause < wait.until;
+        if held.why.fault != Fault::RateLimited || !is_soon {
+            return Err(held.why);
         }
-    }
-
-    /// Tells the breaker what became of a request.
-    fn note<T>(&self, result: &Result<T, Failure>) {
-        let now = self.service.clock().now();
-        let fault = result.as_ref().err().map(|failure| failure.fault);
-        let mut breaker = self.service.shared.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        let change = breaker.note(now, fault);
-        drop(breaker);
-        if change == Change::Opened {
-            let reason = result.as_ref().err().map(|failure| failure.reason.as_str()).unwrap_or_default();
-            tracing::error!(reason, "Vault does not answer; what is not cached fails at once until it does");
-            tokio::spawn(probe(Arc::clone(&self.vault), self.service.clone()));
-        }
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 }
 
-/// Asks for the server's health until it is well.
-async fn probe<V: Vault, C: Clock>(vault: Arc<V>, service: Service<C>) {
-    let mut pause = Duration::from_millis(250);
-    loop {
-        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        if service.shared.inbox.is_closed() {
-            return;
-        }
-        if vault.health().await.is_ok() {
-            service.shared.breaker.lock().unwrap_or_else(PoisonError::into_inner).close();
-            tracing::info!("Vault answers again");
-            return;
-        }
-        pause = (pause * 2).min(Duration::from_secs(2));
+/// What a read turned out to be, and of which engine.
+enum Kind {
+    Kv(Mount),
+    Minting(Mount),
+}
+
+/// How long it is worth to wait for an engine that is held back.
+struct Wait {
+    until: Instant,
+}
+
+impl Wait {
+    fn new(read_timeout: Duration, urgency: Urgency) -> Wait {
+        let now = Instant::now();
+        // Nobody waits: the engine tries again by itself.
+        Wait { until: if urgency == Urgency::Background { now } else { now + read_timeout } }
     }
+}
+
+fn mount_at(token: &Token, path: String) -> Mount {
+    Mount { namespace: token.namespace().map(str::to_owned), path }
+}
+
+/// The engine of a path whose mount isn't known: most are mounted at one segment.
+fn mount_like(token: &Token, path: &VaultPath) -> Mount {
+    mount_at(token, path.segments().next().unwrap_or_default().to_owned())
 }
 
 fn token_gone() -> Failure {

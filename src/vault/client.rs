@@ -18,7 +18,7 @@ use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, LeaseId, VaultPath};
 use crate::vault::engine::{self, Capability, MountTable, Place, Shape};
-use crate::vault::http::{Answer, Call, Http, Limit, Method};
+use crate::vault::http::{Again, Answer, Call, Http, Limit, Method};
 use crate::vault::life::Life;
 use crate::vault::{
     EngineMount, Login, Renewal, Secret, Token, TokenInfo, Vault, answer, auth, issue, refusal,
@@ -128,6 +128,8 @@ impl Client {
             body: Some(body),
             limit: Limit::Plain,
             timeout: self.0.patience,
+            // Each login makes a token.
+            again: Again::Never,
         };
         let answer = self.0.http.send(&call).await?;
         if is_good(&answer) { Ok(answer) } else { Err(refusal::of_login(&answer, auth_path.as_str())) }
@@ -216,7 +218,9 @@ impl Client {
         let Place { call, shape } = place;
         let version = request.version.map(|version| version.to_string());
         let query: Vec<_> = version.iter().map(|version| ("version", version.as_str())).collect();
-        let get = Call { query: &query, limit: Limit::Secret, ..Call::get(token, &call.path, timeout) };
+        let again = if matches!(shape, Shape::Kv1 | Shape::Kv2) { Again::Elsewhere } else { Again::Never };
+        let get =
+            Call { query: &query, limit: Limit::Secret, again, ..Call::get(token, &call.path, timeout) };
         let sent = match &request.params {
             Some(params) => Call { method: Method::Post, body: Some(params_object(params)?), ..get },
             None => get,
@@ -382,18 +386,7 @@ impl Vault for Client {
     }
 
     async fn health(&self) -> Result<(), Failure> {
-        let call = Call {
-            method: Method::Get,
-            path: "sys/health",
-            query: &[("standbyok", "true"), ("perfstandbyok", "true")],
-            token: None,
-            namespace: None,
-            body: None,
-            limit: Limit::Plain,
-            timeout: self.0.patience,
-        };
-        let answer = self.0.http.send(&call).await?;
-        if is_good(&answer) { Ok(()) } else { Err(refusal::of_request(&answer, "health")) }
+        self.0.http.health().await
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! Invariants: no redirect is followed (a redirect would carry the token to another origin), no proxy is
 //! used, no connection is kept for later (its buffer would keep the last secret), nothing waits for ever,
-//! no answer grows past its limit. A request is repeated only if it can't have been carried out: nothing
-//! was sent, or the node said that it serves nobody or lags behind. vaultrs carries the client and the
-//! address; reqwest's own errors end here.
+//! no answer grows past its limit. A request that may mint is repeated only if it can't have been carried
+//! out: nothing was sent, or the node said that it serves nobody or lags behind. A call's time is one for
+//! all its attempts. vaultrs carries the client and the address; reqwest's own errors end here.
 
 mod node;
+mod reach;
+mod standing;
 
 use std::error::Error;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
@@ -24,8 +25,10 @@ use crate::vault::Token;
 use crate::vault::client::ClientError;
 use crate::vault::refusal;
 
-/// How often a node that lags behind is asked again, 50 to 200 ms later.
-const LAG_RETRIES: usize = 4;
+use standing::Standings;
+
+/// How long a question for a node's health may take.
+const PROBE: Duration = Duration::from_secs(3);
 /// The longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: u64 = 3600;
 /// The largest answer to a request that isn't for a secret or a list, in bytes.
@@ -55,7 +58,17 @@ pub(super) enum Limit {
     Plain,
 }
 
+/// Whether a request that may have been carried out can be sent to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Twice is as good as once.
+    Elsewhere,
+    /// It may mint.
+    Never,
+}
+
 /// One request.
+#[derive(Clone)]
 pub(super) struct Call<'a> {
     pub method: Method,
     /// Path without `/v1/`; percent-encoded here, segment by segment.
@@ -66,8 +79,9 @@ pub(super) struct Call<'a> {
     /// JSON text.
     pub body: Option<Zeroizing<Vec<u8>>>,
     pub limit: Limit,
-    /// For the whole of one attempt, the answer's last byte included.
+    /// For all attempts together, the answer's last byte included.
     pub timeout: Duration,
+    pub again: Again,
 }
 
 impl<'a> Call<'a> {
@@ -82,6 +96,22 @@ impl<'a> Call<'a> {
             body: None,
             limit: Limit::Plain,
             timeout,
+            again: Again::Elsewhere,
+        }
+    }
+
+    /// A question for a node's health, open to everybody.
+    fn health() -> Call<'static> {
+        Call {
+            method: Method::Get,
+            path: "sys/health",
+            query: &[("standbyok", "true"), ("perfstandbyok", "true")],
+            token: None,
+            namespace: None,
+            body: None,
+            limit: Limit::Plain,
+            timeout: PROBE,
+            again: Again::Elsewhere,
         }
     }
 
@@ -111,11 +141,13 @@ enum Missed {
     Unusable(Failure),
 }
 
-/// All nodes of one Vault.
-pub(super) struct Http {
+/// All nodes of one Vault. Cheap to clone: all clones are one.
+#[derive(Clone)]
+pub(super) struct Http(Arc<Shared>);
+
+struct Shared {
     nodes: Vec<node::Node>,
-    /// The node that worked last.
-    current: AtomicUsize,
+    standings: Mutex<Standings>,
     /// The newest `X-Vault-Index`, which keeps standby nodes from answering with older data. Opaque.
     index: Mutex<Option<HeaderValue>>,
     max_secret_size: u64,
@@ -128,62 +160,20 @@ impl Http {
             return Err(ClientError::NoAddress);
         }
         let nodes = plan.addresses.iter().map(|address| node::Node::new(address, plan));
-        Ok(Http {
+        Ok(Http(Arc::new(Shared {
             nodes: nodes.collect::<Result<_, _>>()?,
-            current: AtomicUsize::new(0),
+            standings: Mutex::new(Standings::new(plan.addresses.len())),
             index: Mutex::new(None),
             max_secret_size: plan.max_secret_size,
             max_list_size: plan.max_list_size,
-        })
+        })))
     }
 
-    /// Sends a request and reads the answer, whatever its status.
-    pub async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        for _ in 0..LAG_RETRIES {
-            let answer = self.reach(call).await?;
-            if !answer.says_node_lags() {
-                return Ok(answer);
-            }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(50..=200))).await;
-        }
-        let answer = self.reach(call).await?;
-        if !answer.says_node_lags() {
-            return Ok(answer);
-        }
-        // An index that the server never reaches (it was restored from a backup) must not block for good.
-        *self.index.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Err(Failure::new(Fault::ServerError, "the Vault node lags behind the others and did not catch up"))
-    }
-
-    /// The node that worked last, then the others, until one serves.
-    async fn reach(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let count = self.nodes.len();
-        let first = self.current.load(Ordering::Relaxed);
-        let mut turn = 0;
-        loop {
-            let at = (first + turn) % count;
-            let is_last = turn + 1 == count;
-            match self.attempt(&self.nodes[at], call).await {
-                Ok(answer) if answer.says_node_is_out() && !is_last => {}
-                Ok(answer) => {
-                    self.current.store(at, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Err(Missed::NotSent(failure)) if is_last => return Err(failure),
-                Err(Missed::NotSent(_)) => {}
-                Err(Missed::Cut(failure)) => {
-                    self.current.store((at + 1) % count, Ordering::Relaxed);
-                    return Err(failure);
-                }
-                Err(Missed::Unusable(failure)) => return Err(failure),
-            }
-            turn += 1;
-        }
-    }
-
-    async fn attempt(&self, node: &node::Node, call: &Call<'_>) -> Result<Answer, Missed> {
+    /// One attempt at one node, its answer's last byte included.
+    async fn attempt(&self, at: usize, call: &Call<'_>, time: Duration) -> Result<Answer, Missed> {
+        let node = &self.0.nodes[at];
         let carrier: &VaultClient = &node.carrier;
-        let echoed = self.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let echoed = self.0.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let headers = headers(node, call, echoed.as_ref()).map_err(Missed::NotSent)?;
         let url = node.url(call.path, call.query).map_err(Missed::NotSent)?;
         let request = match call.method {
@@ -194,8 +184,8 @@ impl Http {
             Some(body) => request.body(body.to_vec()),
             None => request,
         };
-        let sent = request.headers(headers).timeout(call.timeout).send().await;
-        let mut response = sent.map_err(|error| node.missed(&error, call.timeout))?;
+        let sent = request.headers(headers).timeout(time).send().await;
+        let mut response = sent.map_err(|error| node.missed(&error, time))?;
         let status = response.status().as_u16();
         tracing::debug!(
             node = node.address,
@@ -210,8 +200,8 @@ impl Http {
         let retry_after = retry_after(response.headers());
         let redirect = redirect_origin(response.headers());
         let (limit, key) = match call.limit {
-            Limit::Secret => (self.max_secret_size, "max-secret-size"),
-            Limit::List => (self.max_list_size, "max-list-size"),
+            Limit::Secret => (self.0.max_secret_size, "max-secret-size"),
+            Limit::List => (self.0.max_list_size, "max-list-size"),
             Limit::Plain => (PLAIN_LIMIT, "what such an answer may be"),
         };
         let too_large = || {
@@ -224,7 +214,7 @@ impl Http {
         }
         let announced = usize::try_from(announced).map_err(|_| too_large())?;
         let mut body = Zeroizing::new(Vec::with_capacity(announced));
-        while let Some(chunk) = response.chunk().await.map_err(|error| node.missed(&error, call.timeout))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| node.missed(&error, time))? {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(too_large());
             }
@@ -236,10 +226,18 @@ impl Http {
     /// Takes over an index that is newer than the one that was echoed. If another answer was faster the
     /// index stays as it is: so it never goes back, although only the server can compare two of them.
     fn keep_index(&self, echoed: Option<&HeaderValue>, fresh: &HeaderValue) {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.0.index.lock().unwrap_or_else(PoisonError::into_inner);
         if index.as_ref() == echoed {
             // A clone would share, and so keep, the buffer that the whole answer was read into.
             *index = HeaderValue::from_bytes(fresh.as_bytes()).ok();
+        }
+    }
+}
+
+impl Missed {
+    fn into_failure(self) -> Failure {
+        match self {
+            Missed::NotSent(failure) | Missed::Cut(failure) | Missed::Unusable(failure) => failure,
         }
     }
 }

@@ -10,11 +10,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::core::error::{Failure, Fault};
+use crate::core::identity::backoff_ceiling;
+use crate::core::name::LeaseId;
 use crate::vault::client::Client;
 use crate::vault::{Secret, SecretKind, Token, Vault};
 
 /// For how many times `issue-timeout` a late answer is waited for.
 const LATE: u32 = 4;
+/// How often its revocation is tried: what made the answer late may not be over yet.
+const TRIES: u32 = 6;
 
 /// Runs `work` (which is told how long it may take) and waits for it at most `patience`.
 pub(super) async fn carry_out<F>(
@@ -73,20 +77,32 @@ struct Bin {
 }
 
 impl Bin {
+    async fn revoke(&self, lease: &LeaseId) -> Result<(), Failure> {
+        let mut tried = 1;
+        loop {
+            match self.client.revoke_lease(&self.token, lease).await {
+                Err(failure) if failure.fault.is_transient() && tried < TRIES => {
+                    let pause = backoff_ceiling(tried).mul_f64(fastrand::f64());
+                    tokio::time::sleep(pause + failure.retry_after.unwrap_or_default()).await;
+                    tried += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
     async fn discard(&self, unwanted: Result<Secret, Failure>) {
         let path = self.path.as_str();
         match unwanted {
-            Ok(Secret { kind: SecretKind::Leased(lease), .. }) => {
-                match self.client.revoke_lease(&self.token, &lease.id).await {
-                    Ok(()) => {
-                        tracing::warn!(path, lease = %lease.id, "an answer came too late and was revoked")
-                    }
-                    Err(failure) => {
-                        let reason = failure.reason;
-                        tracing::error!(path, lease = %lease.id, reason, "an answer came too late and lives on");
-                    }
+            Ok(Secret { kind: SecretKind::Leased(lease), .. }) => match self.revoke(&lease.id).await {
+                Ok(()) => {
+                    tracing::warn!(path, lease = %lease.id, "an answer came too late and was revoked")
                 }
-            }
+                Err(failure) => {
+                    let reason = failure.reason;
+                    tracing::error!(path, lease = %lease.id, reason, "an answer came too late and lives on");
+                }
+            },
             Ok(_) => tracing::warn!(path, "an answer came too late; it has no lease that could be revoked"),
             Err(failure) => {
                 tracing::warn!(

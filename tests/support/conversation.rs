@@ -110,7 +110,20 @@ impl World {
 
     /// Opens a file as root, and waits for it.
     pub async fn open(&self, name: &str) -> Result<HandleId, FsError> {
-        let ino = self.ino(name);
+        self.open_node(self.ino(name)).await
+    }
+
+    /// Opens many files, one after the other.
+    pub async fn open_all(&self, names: &[String]) -> Result<Vec<HandleId>, FsError> {
+        let nodes = self.service.look(|engine, _| engine.select(names)).expect("the names are declared");
+        let mut handles = Vec::new();
+        for ino in nodes {
+            handles.push(self.open_node(ino).await?);
+        }
+        Ok(handles)
+    }
+
+    async fn open_node(&self, ino: Ino) -> Result<HandleId, FsError> {
         match self.service.call(|engine, at| engine.open(at, &root(), ino)) {
             Outcome::Done(result) => result.map(|opened| opened.handle),
             Outcome::Wait(ticket) => match self.answer(ticket).await? {
@@ -163,6 +176,18 @@ impl World {
     pub fn state(&self, name: &str) -> State {
         let status = self.service.look(|engine, now| engine.status(now));
         status.files.iter().find(|file| file.name == name).expect("the file is declared").state
+    }
+
+    /// Why the last try to read a file failed.
+    pub fn error(&self, name: &str) -> Option<String> {
+        let status = self.service.look(|engine, now| engine.status(now));
+        status.files.into_iter().find(|file| file.name == name).expect("the file is declared").error
+    }
+
+    /// Has a file fetched now, as an operator would.
+    pub fn refresh(&self, name: &str) {
+        let ino = self.ino(name);
+        self.service.call(|engine, at| engine.refresh(at, &[ino]));
     }
 
     /// Whether the kernel was told to forget a file since the last time that this was asked.

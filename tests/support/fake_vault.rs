@@ -83,6 +83,17 @@ pub struct Counts {
     pub revoked: u64,
 }
 
+/// A request, as it arrived.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// When.
+    pub at: Instant,
+    /// What kind.
+    pub op: Op,
+    /// What it was about; see [`Op`].
+    pub key: String,
+}
+
 /// What a dynamic role gives out.
 #[derive(Clone, Debug)]
 pub struct Role {
@@ -248,6 +259,16 @@ impl FakeVault {
         self.state().counts.requests.get(&op).copied().unwrap_or(0)
     }
 
+    /// All requests so far, in the order in which they arrived.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.state().asked.clone()
+    }
+
+    /// The most requests of one kind that were under way at once.
+    pub fn peak(&self, op: Op) -> u64 {
+        self.state().under_way.get(&op).map_or(0, |(_, peak)| *peak)
+    }
+
     /// The leases that live now.
     pub fn live_leases(&self) -> Vec<LeaseId> {
         let state = self.state();
@@ -279,6 +300,10 @@ impl FakeVault {
         let (step, outcome, minted) = {
             let mut state = self.state();
             *state.counts.requests.entry(op).or_default() += 1;
+            state.asked.push(Asked { at: Instant::now(), op, key: key.to_owned() });
+            let (count, peak) = state.under_way.entry(op).or_default();
+            *count += 1;
+            *peak = (*peak).max(*count);
             let step = state.next_step(op, key);
             let outcome = match &step.failure {
                 Some(failure) => Err(failure.clone()),
@@ -323,8 +348,11 @@ struct Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
+        let mut state = self.fake.state();
+        if let Some((count, _)) = state.under_way.get_mut(&self.op) {
+            *count -= 1;
+        }
         if !self.done {
-            let mut state = self.fake.state();
             *state.counts.abandoned.entry(self.op).or_default() += 1;
             self.minted.iter().for_each(|lease| state.end_lease(lease));
         }

@@ -12,7 +12,7 @@ use leasefs::vault::engine;
 use leasefs::vault::{EngineMount, Lease, Login, Origin, Secret, SecretKind, Token, TokenInfo};
 use tokio::time::Instant;
 
-use super::{Counts, FakeIdentity, Op, Role, Step};
+use super::{Asked, Counts, FakeIdentity, Op, Role, Step};
 
 #[derive(Default)]
 pub struct State {
@@ -33,6 +33,9 @@ pub struct State {
     /// The lease that the request in hand has made.
     pub newest: Option<String>,
     pub counts: Counts,
+    pub asked: Vec<Asked>,
+    /// How many requests of a kind are under way, and how many there were at most.
+    pub under_way: BTreeMap<Op, (u64, u64)>,
     pub serial: u64,
 }
 
