@@ -100,9 +100,9 @@ async fn handles_on_a_static_role_end_before_their_password_does() {
     let handle = world.open("password").await.unwrap();
     pass(19 * S).await;
     assert!(world.read(handle).is_ok());
-    pass(600 * MS).await;
+    pass(S).await;
     assert_eq!(world.read(handle), Err(FsError::GenerationEnded));
-    pass(1800 * MS).await;
+    pass(1400 * MS).await;
     assert_eq!(world.state("password"), State::Live, "fetched anew, since it was in use");
     assert_eq!(world.cat("password").await.unwrap(), "password-1");
 }

@@ -225,6 +225,9 @@ pub struct Generation<B> {
     pub validity: Validity,
     /// Its own end, the token's aside.
     pub end: BootTime,
+    /// When it is asked about again while a program has it open: a little before it would count as stale, and
+    /// not all files of one moment at once. For what is free to read.
+    pub ask: BootTime,
     /// The bytes of each file.
     pub bodies: BTreeMap<Piece, Result<Arc<B>, Failure>>,
     /// How many bytes they are in all.
@@ -245,6 +248,7 @@ impl<B: Body> Generation<B> {
     ) -> Generation<B> {
         let Fetched { sent, received, kind, bodies } = fetched;
         let bytes = bodies.values().flatten().map(|body| body.size()).sum();
+        let early = chance.between(0.9, 1.0, id.0);
         let (validity, end, issued) = match kind {
             FetchedKind::Kv { version, created, deleted } => {
                 let (fresh_until, deleted) = (sent + policy.max_age, deleted.unwrap_or(BootTime::NEVER));
@@ -284,7 +288,12 @@ impl<B: Body> Generation<B> {
             }
         };
         let issued = issued.unwrap_or(received);
-        Generation { id, with, issued, validity, end, bodies, bytes, handles: BTreeSet::new() }
+        let handles = BTreeSet::new();
+        let mut new = Generation { id, with, issued, validity, end, ask: end, bodies, bytes, handles };
+        if let Some(fresh_until) = new.fresh_until() {
+            new.ask = sent + scaled(fresh_until.since(sent), early);
+        }
+        new
     }
 
     /// Whether `other` shows the same secret: the same version, or the same bytes.

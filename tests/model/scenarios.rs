@@ -257,9 +257,9 @@ fn kv_deleted_in_vault_ends_as_soon_as_vault_says_so() {
     if let Some(Engine::Kv2 { exists, .. }) = world.vault.paths.get_mut("secret/weather") {
         *exists = false;
     }
-    world.pass(59 * S);
-    assert_eq!(read(&world, handle), Ok(1), "fresh until max-age");
-    world.pass(2 * S);
+    world.pass(53 * S);
+    assert_eq!(read(&world, handle), Ok(1), "not asked again before nine tenths of max-age");
+    world.pass(8 * S);
     assert_eq!(read(&world, handle), Err(FsError::GenerationEnded));
     assert_eq!(try_open(&mut world, "weather.json"), Err(FsError::NoSuchSecret));
 }
@@ -276,6 +276,26 @@ fn replaced_kv_stays_for_its_grace_on_old_handles() {
     assert_eq!((read(&world, old), read(&world, new)), (Ok(1), Ok(2)));
     world.pass(61 * S);
     assert_eq!((read(&world, old), read(&world, new)), (Err(FsError::GenerationEnded), Ok(2)));
+}
+
+#[test]
+fn of_three_versions_that_are_open_the_oldest_goes() {
+    let mut world = world_with(
+        SourcePolicy { grace: HOUR, ..DEFAULT },
+        [100 * S, HOUR],
+        [1000 * HOUR, 1000 * HOUR],
+        1 << 20,
+    );
+    let mut handles = Vec::new();
+    for next in 2..=4 {
+        handles.push(open(&mut world, "weather.json"));
+        if let Some(Engine::Kv2 { version, .. }) = world.vault.paths.get_mut("secret/weather") {
+            *version = next;
+        }
+        world.pass(61 * S);
+    }
+    let seen: Vec<_> = handles.iter().map(|handle| read(&world, *handle)).collect();
+    assert_eq!(seen, [Err(FsError::GenerationEnded), Err(FsError::GenerationEnded), Ok(3)]);
 }
 
 #[test]

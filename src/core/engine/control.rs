@@ -315,12 +315,12 @@ impl<B: Body> Engine<B> {
             let name = name.trim_matches('/');
             let below = format!("{name}/");
             let before = selected.len();
-            selected.extend(
-                files
-                    .iter()
-                    .filter(|(path, _)| path == name || path.starts_with(&below))
-                    .map(|(_, ino)| *ino),
-            );
+            // They are sorted, so what is below a name stands together.
+            let first = files.partition_point(|(path, _)| path.as_str() < name);
+            let exact = files[first..].iter().take_while(|(path, _)| path == name);
+            let first_below = files.partition_point(|(path, _)| path < &below);
+            let all_below = files[first_below..].iter().take_while(|(path, _)| path.starts_with(&below));
+            selected.extend(exact.chain(all_below).map(|(_, ino)| *ino));
             if selected.len() == before && self.tree.find(name).is_none() {
                 return Err(name.to_owned());
             }

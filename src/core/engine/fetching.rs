@@ -104,6 +104,7 @@ impl<B: Body> Engine<B> {
         self.run(at, |engine, fx| {
             engine.vault_answers = answers;
             if answers {
+                engine.log_in_again(at);
                 return;
             }
             let waited_for = engine.sources.iter().filter(|(_, source)| !source.waiters.is_empty());
@@ -453,6 +454,7 @@ impl<B: Body> Engine<B> {
         let Some(current) = &mut source.current else { return };
         current.validity = newer.validity;
         current.end = newer.end;
+        current.ask = newer.ask;
         current.with = newer.with;
         self.drop_unused_tokens(newer.with.identity, fx);
     }

@@ -95,7 +95,8 @@ impl<B: Body> Engine<B> {
         let replaceable = source.fetch == Fetch::Idle && !self.stopping;
         match &current.validity {
             Validity::Kv { fresh_until, .. } | Validity::Static { fresh_until, .. } => {
-                (replaceable && source.is_open()).then(|| (*fresh_until).max(source.not_before))
+                let ask = current.ask.min(*fresh_until);
+                (replaceable && source.is_open()).then(|| ask.max(source.not_before))
             }
             Validity::Fixed { replace } => {
                 (replaceable && source.in_use(now) && source.spec.policy.renew != Renew::Never)
@@ -408,8 +409,11 @@ impl<B: Body> Engine<B> {
                     | Fault::Unusable
                     | Fault::OutOfMemory => {
                         retiring.attempts += 1;
-                        let pause =
-                            scaled(backoff_ceiling(retiring.attempts), at.chance.between(0.3, 1.0, 0));
+                        let salt =
+                            lease.0.bytes().fold(0, |salt: u64, byte| salt.rotate_left(5) ^ u64::from(byte));
+                        let ceiling = backoff_ceiling(retiring.attempts);
+                        let pause = scaled(ceiling, at.chance.between(0.3, 1.0, salt));
+                        let pause = pause.max(failure.retry_after.unwrap_or_default());
                         retiring.state = Revocation::Again(at.now + pause);
                     }
                 },

@@ -15,6 +15,9 @@ use crate::core::time::{BootTime, Moment, scaled};
 /// database engine can issue.
 const ONE_BY_ONE: Duration = Duration::from_millis(50);
 
+/// Within that long all identities log in that could not while Vault did not answer.
+const LOGIN_SPREAD: Duration = Duration::from_secs(1);
+
 /// How a token was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
@@ -183,6 +186,23 @@ impl<B: Body> Engine<B> {
         }
         for ino in lists {
             self.give_up_list(at, ino, failure.clone(), fx);
+        }
+    }
+
+    /// Logins that failed because Vault did not answer are tried again soon: it does now.
+    pub(super) fn log_in_again(&mut self, at: Moment) {
+        let mut soon = Vec::new();
+        for identity in &mut self.identities {
+            if let LoginState::Failed { failure, again } = &mut identity.login
+                && failure.fault.is_transient()
+            {
+                let pause = scaled(LOGIN_SPREAD, at.chance.between(0.0, 1.0, u64::from(identity.id.0)));
+                *again = (*again).min(at.now + pause);
+                soon.push(identity.id);
+            }
+        }
+        for id in soon {
+            self.touch_identity(id);
         }
     }
 
