@@ -1,6 +1,7 @@
 //! Puts it all together: an ordered start, signals, an ordered stop.
 //!
-//! Start: read the configuration, lock memory, take the control socket, mount, serve, log in. The mount
+//! Start: read the configuration, lock memory, take the control socket, read what is locked, mount, serve,
+//! log in. The mount
 //! is there before Vault is asked, so that a host boots whether or not Vault does. Stop: drop all bytes,
 //! give back leases and tokens in bounded time, unmount.
 
@@ -14,8 +15,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::config::plan::{Format, MountPlan};
 use crate::config::{self, Complaints, Environment};
-use crate::control::{self, ControlError, MountInfo, ServiceHandler};
+use crate::control::{self, ControlError, LockStore, LockStoreError, MountInfo, ServiceHandler};
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
+use crate::core::locks::Locks;
 use crate::core::name::{FileId, SourceId};
 use crate::core::source::LeaseSettings;
 use crate::driver::clock::SystemClock;
@@ -74,6 +76,9 @@ pub enum DaemonError {
     /// The control socket could not be taken.
     #[error("{0}")]
     Control(#[from] ControlError),
+    /// What was locked can't be told.
+    #[error("{0}")]
+    Locks(#[from] LockStoreError),
     /// The mount point could not be made.
     #[error("{}: can't be made ({why}): make the directory, or name another one", .path.display())]
     MountPoint {
@@ -116,7 +121,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     }
     let point = MountPoint::check(&options.mount_point)?;
     let client = Client::new(&plan.vault, &plan.identities)?;
-    let engine = Engine::new(layout(&plan))?;
+    let mut engine = Engine::new(layout(&plan))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -126,6 +131,9 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
         let listener = control::listen(point.path())?;
+        let locks = LockStore::usual(point.path());
+        engine.restore_locks(locks.load()?);
+        report_locks(engine.locks());
         let (service, inbox) = Service::new(engine, SystemClock);
         let wiring = Arc::new(Wiring::default());
         let (uid, gid) = sys::effective_ids();
@@ -146,7 +154,12 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let driving = tokio::spawn(driver.run());
         let stop = Arc::new(Notify::new());
         let info = mount_info(&plan, options, mounted.path(), losses);
-        let handler = ServiceHandler { service: service.clone(), info, stop: Arc::clone(&stop) };
+        let handler = ServiceHandler {
+            service: service.clone(),
+            info,
+            locks: tokio::sync::Mutex::new(locks),
+            stop: Arc::clone(&stop),
+        };
         let answering = tokio::spawn(listener.serve(handler));
         tracing::info!(mount_point = %mounted.path().display(), "mounted");
         notify_systemd(sd_notify::NotifyState::Ready);
@@ -234,6 +247,13 @@ fn report_end(unrevoked: &[Unrevoked]) {
         tracing::info!("all leases were given back");
     } else {
         tracing::warn!(count = unrevoked.len(), "leases live on in Vault; each one is named above");
+    }
+}
+
+fn report_locks(locks: &Locks) {
+    for (scope, lock) in locks.iter() {
+        let name = if scope.as_str().is_empty() { "everything" } else { scope.as_str() };
+        tracing::warn!(name, reason = lock.reason, uid = lock.uid, since = %lock.since, "is locked");
     }
 }
 

@@ -117,6 +117,8 @@ fn of_daemon(error: &DaemonError) -> Exit {
         DaemonError::Client(error) => of_client(error),
         DaemonError::Mount(error) => of_mount(error),
         DaemonError::Control(error) => of_control(error),
+        // Somebody may put the file right while it is tried again.
+        DaemonError::Locks(_) => Exit::Io,
         DaemonError::MountPoint { .. } => Exit::CantCreate,
         DaemonError::System { .. } | DaemonError::Broken { .. } => Exit::System,
     }

@@ -6,6 +6,7 @@
 pub mod check;
 mod daemon_of;
 pub mod exit;
+pub mod lock;
 mod log;
 pub mod mount;
 mod output;
@@ -52,6 +53,10 @@ pub enum Command {
     Revoke(revoke::RevokeArgs),
     /// Fetches files now
     Refresh(refresh::RefreshArgs),
+    /// Revokes files and lets nobody open them until they are unlocked
+    Lock(lock::LockArgs),
+    /// Lets locked files be opened again
+    Unlock(lock::UnlockArgs),
     /// Revokes every lease of a mount and takes it away
     Unmount(unmount::UnmountArgs),
     /// Says what of a configuration would work, without minting anything
@@ -85,6 +90,8 @@ fn run(command: &Command) -> Result<Exit, CommandError> {
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => revoke::run(args),
         Command::Refresh(args) => refresh::run(args),
+        Command::Lock(args) => lock::lock(args),
+        Command::Unlock(args) => lock::unlock(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),
     }

@@ -6,8 +6,9 @@ use clap::Args;
 
 use crate::cli::daemon_of;
 use crate::cli::exit::{CommandError, Exit};
+use crate::cli::lock::shown;
 use crate::cli::output::{bytes, clean, print, print_json, span, table};
-use crate::control::protocol::{FileReport, IdentityReport, Instant, LeaseReport, StatusReport};
+use crate::control::protocol::{FileReport, IdentityReport, Instant, LeaseReport, LockReport, StatusReport};
 
 /// Shows how a mount stands.
 #[derive(Args, Debug)]
@@ -52,7 +53,13 @@ fn text(report: StatusReport) -> String {
     ];
     lines.extend(report.losses.iter().map(|loss| format!("lacking here: {loss}")));
     let lines: String = lines.iter().map(|line| clean(line) + "\n").collect();
-    let mut blocks = vec![clean(&heading) + "\n", files(report.files), identities(report.identities), lines];
+    let mut blocks = vec![
+        clean(&heading) + "\n",
+        files(report.files),
+        identities(report.identities),
+        locks(report.locks),
+        lines,
+    ];
     if !report.unrevoked.is_empty() {
         blocks.push("leases that live on in Vault:\n".to_owned() + &leases(report.unrevoked));
     }
@@ -82,6 +89,11 @@ fn identities(identities: Vec<IdentityReport>) -> String {
         [identity.name, token, identity.error.unwrap_or_default()]
     };
     table(["IDENTITY", "TOKEN", "ERROR"], identities.into_iter().map(row).collect())
+}
+
+fn locks(locks: Vec<LockReport>) -> String {
+    let row = |lock: LockReport| [shown(&lock.name), lock.since, lock.uid.to_string(), lock.reason];
+    table(["LOCKED", "SINCE", "BY USER", "WHY"], locks.into_iter().map(row).collect())
 }
 
 /// Leases that live on, with their whole ids: an operator has to revoke them.
@@ -139,6 +151,12 @@ mod tests {
                 error: Some("it\u{1b}[31m broke".to_owned()),
                 vanished: false,
             }],
+            locks: vec![LockReport {
+                name: "tls".to_owned(),
+                reason: "incident\n12".to_owned(),
+                uid: 1000,
+                since: "2026-01-02T03:04:30Z".to_owned(),
+            }],
             memory: 4096,
             unrevoked: vec![LeaseReport {
                 lease: "database/creds/a/old".to_owned(),
@@ -162,6 +180,9 @@ db/password  live   20             1m       2        …01234567  it [31m broke
 
 IDENTITY  TOKEN       ERROR
 default   ends in 1h
+
+LOCKED  SINCE                 BY USER  WHY
+tls     2026-01-02T03:04:30Z  1000     incident 12
 
 Vault at https://a:8200 has not answered for 1m 1s
 4 KiB of secrets and lists are kept

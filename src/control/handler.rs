@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
 
 use crate::control::listener::Handler;
+use crate::control::lock_store::LockStore;
 use crate::control::protocol::{
     Ask, FileReport, IdentityReport, Instant, LeaseReport, RefreshReport, RefreshedFile, Refusal, Reply,
     RevokeReport, StatusReport, VaultReport,
@@ -15,6 +16,7 @@ use crate::control::protocol::{
 use crate::core::effect::{Answer, Outcome};
 use crate::core::engine::{FileStatus, IdentityStatus, Retirement, Status};
 use crate::core::error::FsError;
+use crate::core::locks::{Lock, Scope};
 use crate::core::name::{IdentityId, Ino, LeaseId};
 use crate::core::time::{BootTime, UnixTime};
 use crate::driver::clock::Clock;
@@ -52,22 +54,35 @@ pub struct ServiceHandler<C> {
     pub service: Service<C>,
     /// What the daemon says of itself.
     pub info: MountInfo,
+    /// What keeps its locks.
+    pub locks: tokio::sync::Mutex<LockStore>,
     /// Notified once the daemon is asked to end; a permit is kept if nobody waits yet.
     pub stop: Arc<Notify>,
 }
 
+/// Why generations end.
+#[derive(Clone, Copy)]
+pub(super) enum Ending<'a> {
+    /// These files are revoked.
+    Revoke(&'a [Ino]),
+    /// These names are locked.
+    Lock(&'a [Scope], &'a Lock),
+}
+
 impl<C: Clock> Handler for ServiceHandler<C> {
-    async fn answer(&self, ask: Ask) -> Reply {
+    async fn answer(&self, ask: Ask, uid: u32) -> Reply {
         match ask {
             Ask::Status => Reply::Status(Box::new(self.status())),
             Ask::Revoke { names } => match self.select(&names) {
-                Ok(files) => Reply::Revoked(self.revoke(&files).await),
+                Ok(files) => Reply::Revoked(self.end(Ending::Revoke(&files)).await),
                 Err(refusal) => Reply::Refused(refusal),
             },
             Ask::Refresh { names } => match self.select(&names) {
                 Ok(files) => Reply::Refreshed(self.refresh(&files).await),
                 Err(refusal) => Reply::Refused(refusal),
             },
+            Ask::Lock { names, reason } => self.lock(&names, &reason, uid).await,
+            Ask::Unlock { names } => self.unlock(&names, uid).await,
             Ask::Unmount => Reply::Stopping { pid: self.info.pid },
         }
     }
@@ -105,6 +120,7 @@ impl<C: Clock> ServiceHandler<C> {
             },
             identities: identities.into_iter().map(|one| self.identity_report(one, &times)).collect(),
             files: files.into_iter().map(|file| self.file_report(file, &times)).collect(),
+            locks: self.lock_reports(),
             memory,
             unrevoked: refused.into_iter().map(|one| self.lease_report(one, &times)).collect(),
             losses: self.losses(),
@@ -163,10 +179,13 @@ impl<C: Clock> ServiceHandler<C> {
     }
 
     /// Ends generations and waits a moment for Vault to confirm it.
-    async fn revoke(&self, files: &[Ino]) -> RevokeReport {
+    pub(super) async fn end(&self, ending: Ending<'_>) -> RevokeReport {
         let (ended, mine) = self.service.call(|engine, at| {
             let before = engine.retirements(at.now);
-            let (ended, effects) = engine.revoke(at, files);
+            let (ended, effects) = match ending {
+                Ending::Revoke(files) => engine.revoke(at, files),
+                Ending::Lock(scopes, lock) => engine.lock(at, scopes, lock),
+            };
             let mut mine = engine.retirements(at.now);
             mine.retain(|lease, _| !before.contains_key(lease));
             ((ended, mine), effects)
@@ -278,7 +297,7 @@ impl Times {
 }
 
 /// An instant as RFC 3339, in whole seconds.
-fn rfc3339(time: UnixTime) -> String {
+pub(super) fn rfc3339(time: UnixTime) -> String {
     // The last second of the year 9999: what is later can't be written.
     let seconds = u64::try_from(time.seconds).unwrap_or(0).min(253_402_300_799);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()

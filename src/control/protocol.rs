@@ -3,7 +3,11 @@
 //! Requests are read strictly: a word that this daemon doesn't know is refused, not skipped. Answers are
 //! read leniently, so that a newer daemon may say more than an older command knows.
 
+mod locks;
+
 use serde::{Deserialize, Serialize};
+
+pub use locks::{LockReport, LockedReport, StillLocked, UnlockedReport};
 
 /// The version of the protocol; another one is refused.
 pub const VERSION: u32 = 1;
@@ -40,6 +44,18 @@ pub enum Ask {
         /// Files, or directories for all that is below them; none: all.
         names: Vec<String>,
     },
+    /// End generations now, and let nobody open these until they are unlocked.
+    Lock {
+        /// Files, or directories for all that is or will be below them; none: all.
+        names: Vec<String>,
+        /// What whoever wants to read them is told, in one line.
+        reason: String,
+    },
+    /// Let files be opened again.
+    Unlock {
+        /// Files, or directories for all locks below them; none: all.
+        names: Vec<String>,
+    },
     /// End, as SIGTERM does.
     Unmount,
 }
@@ -63,6 +79,10 @@ pub enum Reply {
     Revoked(RevokeReport),
     /// To [`Ask::Refresh`].
     Refreshed(RefreshReport),
+    /// To [`Ask::Lock`].
+    Locked(LockedReport),
+    /// To [`Ask::Unlock`].
+    Unlocked(UnlockedReport),
     /// To [`Ask::Unmount`]: it ends now.
     Stopping {
         /// The daemon.
@@ -114,6 +134,9 @@ pub struct StatusReport {
     pub identities: Vec<IdentityReport>,
     /// Each file that is declared or that a program has looked at, by name.
     pub files: Vec<FileReport>,
+    /// What is locked.
+    #[serde(default)]
+    pub locks: Vec<LockReport>,
     /// Bytes of secrets and lists kept.
     pub memory: u64,
     /// Leases that could not be revoked and live on in Vault.
@@ -258,7 +281,9 @@ mod tests {
             Ask::Status,
             Ask::Revoke { names: Vec::new() },
             Ask::Revoke { names: names.clone() },
-            Ask::Refresh { names },
+            Ask::Refresh { names: names.clone() },
+            Ask::Lock { names: names.clone(), reason: "a \"b\"\n".to_owned() },
+            Ask::Unlock { names },
             Ask::Unmount,
         ] {
             let line = line(&Request { v: VERSION, ask: ask.clone() });

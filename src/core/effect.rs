@@ -291,6 +291,8 @@ pub enum End {
     TokenGone,
     /// An operator revoked it.
     Revoked,
+    /// An operator locked one of its names.
+    Locked,
     /// It made room under `max-memory`.
     Evicted,
     /// The mount is ending.

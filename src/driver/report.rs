@@ -34,7 +34,7 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
             match why {
                 End::GoneInVault | End::TokenGone => tracing::warn!(files, path, why = why_text, "ended"),
                 _ if !leased => tracing::debug!(files, path, why = why_text, "ended"),
-                End::Lapsed | End::Replaced | End::Revoked | End::Evicted | End::Stopped => {
+                End::Lapsed | End::Replaced | End::Revoked | End::Locked | End::Evicted | End::Stopped => {
                     tracing::info!(files, path, why = why_text, "ended");
                 }
             }
@@ -114,6 +114,7 @@ fn why_text(why: End) -> &'static str {
         End::GoneInVault => "revoked or deleted in Vault",
         End::TokenGone => "its token is gone",
         End::Revoked => "revoked by an operator",
+        End::Locked => "locked by an operator",
         End::Evicted => "made room under max-memory",
         End::Stopped => "the mount ends",
     }

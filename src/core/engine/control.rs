@@ -1,6 +1,6 @@
 //! What an operator asks: how things stand, revoke, refresh, stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::access::{Caller, Verdict, may_read};
 use crate::core::effect::{Answer, Credential, Effect, End, Outcome};
@@ -210,7 +210,8 @@ impl<B: Body> Engine<B> {
     fn file_status(&self, now: BootTime, ino: Ino) -> Option<FileStatus> {
         let (id, piece, _) = self.file_of(ino)?;
         let source = self.sources.get(&id)?;
-        let live = self.live(now, id);
+        let lock = self.lock_of(ino);
+        let live = self.live(now, id).filter(|_| lock.is_none());
         let readers = [&source.current, &source.previous]
             .into_iter()
             .flatten()
@@ -219,7 +220,7 @@ impl<B: Body> Engine<B> {
             .count();
         Some(FileStatus {
             name: self.tree.path(ino),
-            state: state_of(source, live, &piece, now),
+            state: lock.map_or_else(|| state_of(source, live, &piece, now), |_| State::Locked),
             path: source.spec.request.path.as_str().to_owned(),
             identity: source.spec.identity,
             size: live.and_then(|one| one.bodies.get(&piece)?.as_ref().ok()).map(|body| body.size()),
@@ -228,7 +229,10 @@ impl<B: Body> Engine<B> {
             expires: live.map(|one| self.end_of(one)).filter(|end| *end != BootTime::NEVER),
             lease: live.and_then(|one| one.lease().map(|lease| lease.id.clone())),
             readers,
-            error: error_of(source, live, &piece).map(|failure| failure.reason.clone()),
+            error: match lock {
+                Some(lock) => Some(lock.reason.clone()),
+                None => error_of(source, live, &piece).map(|failure| failure.reason.clone()),
+            },
             vanished: self.vanished.contains(&ino),
         })
     }
@@ -331,16 +335,10 @@ impl<B: Body> Engine<B> {
     /// Ends the generations of these files, here and in Vault. The next open fetches anew.
     pub fn revoke(&mut self, at: Moment, files: &[Ino]) -> (usize, Effects) {
         self.run(at, |engine, fx| {
-            let mut ended: Vec<(SourceId, GenerationId)> = files
-                .iter()
-                .filter_map(|ino| engine.file_of(*ino))
-                .filter_map(|(id, _, _)| Some((id, engine.sources.get(&id)?)))
-                .flat_map(|(id, source)| {
-                    [&source.current, &source.previous].into_iter().flatten().map(move |one| (id, one.id))
-                })
-                .collect();
-            ended.sort();
-            ended.dedup();
+            let sources: BTreeSet<SourceId> =
+                files.iter().filter_map(|ino| Some(engine.file_of(*ino)?.0)).collect();
+            let sources: Vec<SourceId> = sources.into_iter().collect();
+            let ended = engine.generations_of(&sources);
             for (id, which) in &ended {
                 engine.end_generation(at, *id, *which, End::Revoked, fx);
             }
@@ -355,6 +353,10 @@ impl<B: Body> Engine<B> {
             let mut outcomes = Vec::new();
             for ino in files {
                 let Some((id, _, _)) = engine.file_of(*ino) else { continue };
+                if engine.lock_of(*ino).is_some() {
+                    outcomes.push((*ino, Outcome::Done(Err(FsError::Locked))));
+                    continue;
+                }
                 if engine.stopping {
                     outcomes.push((*ino, Outcome::Done(Err(FsError::Stopping))));
                     continue;

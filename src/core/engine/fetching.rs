@@ -96,6 +96,9 @@ impl<B: Body> Engine<B> {
         if self.stopping {
             return None;
         }
+        if self.is_shut(id) {
+            return Some(Failure::new(Fault::Refused, "it is locked"));
+        }
         let identity = source.spec.identity;
         let minting = match source.fetch {
             Fetch::Queued { minting: Minting::Allowed, .. } => Minting::Allowed,
@@ -204,6 +207,10 @@ impl<B: Body> Engine<B> {
             return;
         };
         match result {
+            FetchResult::Secret(fetched) if self.is_shut(id) => {
+                self.fetch_is_over(id);
+                self.refuse_late(at, id, with, FetchResult::Secret(fetched), fx);
+            }
             FetchResult::Secret(fetched) => {
                 // Until the secret is taken over, its read keeps the source.
                 self.take_secret(at, id, with, fetched, fx);

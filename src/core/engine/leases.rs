@@ -10,7 +10,7 @@ use crate::core::error::{Failure, Fault};
 use crate::core::identity::backoff_ceiling;
 use crate::core::name::{GenerationId, LeaseId, RequestId, SourceId};
 use crate::core::source::{
-    Body, Fetch, Generation, LookUp, Next, Renew, Source, Validity, is_capped, lease_end, renewal_time,
+    Body, Fetch, Generation, LookUp, Next, Renew, Validity, is_capped, lease_end, renewal_time,
 };
 use crate::core::time::{BootTime, Moment, scaled};
 
@@ -71,14 +71,16 @@ impl<B: Body> Engine<B> {
             Fetch::Idle | Fetch::InFlight { .. } => None,
         };
         let look_ups = generations.iter().filter_map(|one| look_up_time(one.as_ref()?, source.in_use(now)));
-        ends.chain(queued).chain(self.upkeep_time(now, source)).chain(look_ups).min()
+        ends.chain(queued).chain(self.upkeep_time(now, id)).chain(look_ups).min()
     }
 
     /// When something must be done to keep a source as it is wanted.
-    fn upkeep_time(&self, now: BootTime, source: &Source<B>) -> Option<BootTime> {
+    fn upkeep_time(&self, now: BootTime, id: SourceId) -> Option<BootTime> {
+        let source = self.sources.get(&id)?;
         let Some(current) = &source.current else {
             let kept = source.spec.policy.renew == Renew::Always && source.last_open.is_some();
-            return (kept && source.fetch == Fetch::Idle && !self.stopping).then_some(source.not_before);
+            let wanted = kept && !self.stopping && !self.is_shut(id);
+            return (wanted && source.fetch == Fetch::Idle).then_some(source.not_before);
         };
         let replaceable = source.fetch == Fetch::Idle && !self.stopping;
         match &current.validity {
@@ -116,8 +118,7 @@ impl<B: Body> Engine<B> {
             self.resume_fetch(at, id, fx);
         }
         self.look_up_due(at, id, fx);
-        let Some(source) = self.sources.get(&id) else { return };
-        if self.upkeep_time(at.now, source).is_some_and(|due| at.now >= due) {
+        if self.upkeep_time(at.now, id).is_some_and(|due| at.now >= due) {
             self.keep_up(at, id, fx);
         }
     }

@@ -3,13 +3,13 @@
 //! Invariants, which `tests/model.rs` checks on random histories:
 //! - no byte of a generation is handed out at or after its end, or after its token's end;
 //! - at most one read of a source is in flight, and at most two generations of it are there;
-//! - a caller who may not read causes no effect;
+//! - a caller who may not read causes no effect, and nothing is fetched for a locked name;
 //! - each source, identity and retiring lease that must be looked at again has exactly one wake;
 //! - a ticket is answered exactly once.
 //!
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
-//! `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks), `reasons`
-//! (what a directory says of its names).
+//! `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks), `locking`
+//! (what an operator forbids), `reasons` (what a directory says of its names).
 
 mod census;
 mod control;
@@ -17,6 +17,7 @@ mod directories;
 mod fetching;
 mod leases;
 mod lists;
+mod locking;
 mod operations;
 mod reasons;
 mod tokens;
@@ -30,6 +31,7 @@ use crate::core::access::Rule;
 use crate::core::effect::{Credential, Effect, End, ReadRequest, Report};
 use crate::core::handles::Handles;
 use crate::core::identity::Identity;
+use crate::core::locks::Locks;
 use crate::core::name::{
     FileId, FileName, GenerationId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId,
 };
@@ -128,6 +130,7 @@ pub struct Engine<B> {
     waiting: BTreeMap<Ticket, Waiting>,
     retiring: BTreeMap<LeaseId, Retiring>,
     vanished: BTreeSet<Ino>,
+    locks: Locks,
     wakes: Wakes,
     /// The earliest wake that the caller was told of since the last tick.
     announced: Option<BootTime>,
@@ -195,6 +198,7 @@ impl<B: Body> Engine<B> {
             waiting: BTreeMap::new(),
             retiring: BTreeMap::new(),
             vanished: BTreeSet::new(),
+            locks: Locks::default(),
             wakes: Wakes::default(),
             announced: None,
             memory: 0,
@@ -324,7 +328,7 @@ impl<B: Body> Engine<B> {
         }
         if is_current {
             let vanishes = match (&generation.validity, why) {
-                (_, End::Replaced | End::Evicted | End::Stopped) => false,
+                (_, End::Replaced | End::Locked | End::Evicted | End::Stopped) => false,
                 (Validity::Kv { deleted, .. }, End::Lapsed) => at.now >= *deleted,
                 (_, End::Lapsed | End::GoneInVault | End::TokenGone | End::Revoked) => true,
             };
@@ -338,7 +342,10 @@ impl<B: Body> Engine<B> {
             fx.push(Effect::Report(Report::Ended { source: id, leased, why }));
         }
         match (generation.validity, why) {
-            (Validity::Leased(lease), End::Replaced | End::Evicted | End::Revoked | End::Stopped) => {
+            (
+                Validity::Leased(lease),
+                End::Replaced | End::Evicted | End::Revoked | End::Locked | End::Stopped,
+            ) => {
                 self.retire(at, id, lease.id, generation.with, lease.expires, fx);
             }
             // The answer was long on its way, or a renewal may have been granted all the same.
@@ -348,7 +355,7 @@ impl<B: Body> Engine<B> {
             (Validity::Leased(_), End::Lapsed | End::GoneInVault | End::TokenGone) => {}
             (Validity::Kv { .. } | Validity::Fixed { .. }, _) => {}
         }
-        if matches!(why, End::Evicted | End::Revoked)
+        if matches!(why, End::Evicted | End::Revoked | End::Locked)
             && let Some(source) = self.sources.get_mut(&id)
         {
             // The next open fetches anew, and nothing before it.
