@@ -48,6 +48,8 @@ pub enum Renew {
     InUse,
     /// Used or not.
     Always,
+    /// Used or not, from the mount on: what ends is fetched again by itself.
+    Required,
     /// Never: it lapses.
     Never,
 }
@@ -476,7 +478,7 @@ impl<B: Body> Source<B> {
     /// Whether a program uses it: it is open, or was lately, or is to be kept in any case.
     pub fn in_use(&self, now: BootTime) -> bool {
         let idle_timeout = self.spec.policy.idle_timeout.unwrap_or(self.lease_duration.saturating_mul(2));
-        self.spec.policy.renew == Renew::Always
+        matches!(self.spec.policy.renew, Renew::Always | Renew::Required)
             || self.is_open()
             || self.last_open.is_some_and(|last| now < last + idle_timeout)
     }

@@ -9,7 +9,7 @@ use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
 use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId};
-use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Piece, Validity};
+use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Piece, Renew, Validity};
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// After that long a read that is on its way keeps nobody waiting who can be shown a stale value.
@@ -451,7 +451,8 @@ impl<B: Body> Engine<B> {
                 .filter(|(id, _)| **id != keep)
                 .filter_map(|(id, source)| {
                     let current = source.current.as_ref()?;
-                    let evictable = current.is_kv() && current.handles.is_empty();
+                    let kept = source.spec.policy.renew == Renew::Required;
+                    let evictable = current.is_kv() && current.handles.is_empty() && !kept;
                     evictable.then_some((source.last_open, *id, current.id))
                 })
                 .min();

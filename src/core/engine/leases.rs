@@ -75,17 +75,22 @@ impl<B: Body> Engine<B> {
     }
 
     /// When something must be done to keep a source as it is wanted.
-    fn upkeep_time(&self, now: BootTime, id: SourceId) -> Option<BootTime> {
+    pub(super) fn upkeep_time(&self, now: BootTime, id: SourceId) -> Option<BootTime> {
         let source = self.sources.get(&id)?;
         let Some(current) = &source.current else {
-            let kept = source.spec.policy.renew == Renew::Always && source.last_open.is_some();
+            let kept = match source.spec.policy.renew {
+                Renew::Required => true,
+                Renew::Always => source.last_open.is_some(),
+                Renew::InUse | Renew::Never => false,
+            };
             let wanted = kept && !self.stopping && !self.is_shut(id);
             return (wanted && source.fetch == Fetch::Idle).then_some(source.not_before);
         };
         let replaceable = source.fetch == Fetch::Idle && !self.stopping;
         match &current.validity {
             Validity::Kv { fresh_until, .. } => {
-                (replaceable && source.is_open()).then(|| (*fresh_until).max(source.not_before))
+                let kept = source.is_open() || source.spec.policy.renew == Renew::Required;
+                (replaceable && kept).then(|| (*fresh_until).max(source.not_before))
             }
             Validity::Fixed { replace } => {
                 (replaceable && source.in_use(now) && source.spec.policy.renew != Renew::Never)
