@@ -11,21 +11,26 @@
 //! | `handler.rs` | what a daemon answers |
 //! | `locking.rs` | what it answers about locks |
 //! | `lock_store.rs` | the file that keeps them |
+//! | `waiting.rs` | what it answers to those who wait |
+//! | `explaining.rs` | what it answers about one name |
 //! | `client.rs` | the command's end |
 
 mod client;
+mod explaining;
 mod handler;
 mod listener;
 mod lock_store;
 mod locking;
 mod place;
 pub mod protocol;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 pub use client::{AskError, Client};
+pub use explaining::Lore;
 pub use handler::{MountInfo, ServiceHandler};
 pub use listener::{Handler, Listener};
 pub use lock_store::{LockStore, LockStoreError};

@@ -2,8 +2,12 @@
 //!
 //! Start: read the configuration, lock memory, take the control socket, read what is locked, mount, serve,
 //! log in. The mount
-//! is there before Vault is asked, so that a host boots whether or not Vault does. Stop: drop all bytes,
-//! give back leases and tokens in bounded time, unmount.
+//! is there before Vault is asked, so that a host boots whether or not Vault does; only what is required is
+//! waited for until the mount counts as ready. Stop: drop all bytes, give back leases and tokens in bounded
+//! time, unmount.
+
+mod lore;
+mod readiness;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +24,7 @@ use crate::core::engine::{Engine, Layout, LayoutError, Settings};
 use crate::core::locks::Locks;
 use crate::core::name::{FileId, SourceId};
 use crate::core::source::LeaseSettings;
+use crate::daemon::lore::PlanLore;
 use crate::driver::clock::SystemClock;
 use crate::driver::{self, Driver, Names, Service, Unrevoked};
 use crate::fuse::adapter::{Adapter, Wiring};
@@ -150,6 +155,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         wiring.connect(notices.clone());
         losses.extend(wiring.missing().iter().map(|feature| format!("this kernel lacks {feature}")));
         let timer = BootTimer::new().map_err(system("no timer could be made"))?;
+        let lore = Box::new(PlanLore::new(&plan, client.clone()));
         let driver = Driver::new(service.clone(), inbox, timer, client, notices, driver_settings(&plan));
         let driving = tokio::spawn(driver.run());
         let stop = Arc::new(Notify::new());
@@ -157,18 +163,19 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let handler = ServiceHandler {
             service: service.clone(),
             info,
+            lore,
             locks: tokio::sync::Mutex::new(locks),
             stop: Arc::clone(&stop),
         };
         let answering = tokio::spawn(listener.serve(handler));
-        tracing::info!(mount_point = %mounted.path().display(), "mounted");
-        notify_systemd(sd_notify::NotifyState::Ready);
+        let announcing = tokio::spawn(readiness::announce(service.clone(), mounted.path().to_owned()));
         let end = tokio::select! {
             _ = terminate.recv() => { tracing::info!("stopping: SIGTERM"); None }
             _ = interrupt.recv() => { tracing::info!("stopping: SIGINT"); None }
             () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); None }
             end = session_end.recv() => end,
         };
+        announcing.abort();
         notify_systemd(sd_notify::NotifyState::Stopping);
         let unrevoked = service.stop(REVOCATION_PATIENCE).await;
         let result = take_away(mounted, end).await;

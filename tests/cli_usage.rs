@@ -13,7 +13,8 @@ use std::process::Output;
 
 use support::mount::leasefs;
 
-const COMMANDS: [&str; 8] = ["mount", "status", "revoke", "refresh", "lock", "unlock", "unmount", "check"];
+const COMMANDS: [&str; 10] =
+    ["mount", "status", "explain", "revoke", "refresh", "lock", "unlock", "wait", "unmount", "check"];
 
 fn run(arguments: &[&str]) -> Output {
     leasefs().args(arguments).output().unwrap()
@@ -48,6 +49,11 @@ fn arguments_that_make_no_sense_end_with_64_and_nothing_on_standard_output() {
         &["lock", "/mnt"],
         &["lock", "/mnt", "--reason", " "],
         &["status", "--xml"],
+        &["wait", "/mnt", "--timeout", "soon"],
+        &["explain", "/mnt"],
+        &["status", "--check", "--warn", "120%"],
+        &["status", "--warn", "10%"],
+        &["status", "--watch", "--json"],
         &["--log-level", "leasefs=loud", "status"],
     ] {
         let output = run(arguments);

@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::control::explaining::{Lore, next_report};
 use crate::control::listener::Handler;
 use crate::control::lock_store::LockStore;
 use crate::control::protocol::{
@@ -14,7 +15,7 @@ use crate::control::protocol::{
     RevokeReport, StatusReport, VaultReport,
 };
 use crate::core::effect::{Answer, Outcome};
-use crate::core::engine::{FileStatus, IdentityStatus, Retirement, Status};
+use crate::core::engine::{FileStatus, IdentityStatus, Kind, Retirement, Status};
 use crate::core::error::FsError;
 use crate::core::locks::{Lock, Scope};
 use crate::core::name::{IdentityId, Ino, LeaseId};
@@ -54,6 +55,8 @@ pub struct ServiceHandler<C> {
     pub service: Service<C>,
     /// What the daemon says of itself.
     pub info: MountInfo,
+    /// What it can tell of policies and of the configuration.
+    pub lore: Box<dyn Lore>,
     /// What keeps its locks.
     pub locks: tokio::sync::Mutex<LockStore>,
     /// Notified once the daemon is asked to end; a permit is kept if nobody waits yet.
@@ -83,6 +86,8 @@ impl<C: Clock> Handler for ServiceHandler<C> {
             },
             Ask::Lock { names, reason } => self.lock(&names, &reason, uid).await,
             Ask::Unlock { names } => self.unlock(&names, uid).await,
+            Ask::Explain { name } => self.explain(&name),
+            Ask::Wait { names, patience_ms } => self.wait(&names, Duration::from_millis(patience_ms)).await,
             Ask::Unmount => Reply::Stopping { pid: self.info.pid },
         }
     }
@@ -128,12 +133,24 @@ impl<C: Clock> ServiceHandler<C> {
     }
 
     fn identity_report(&self, status: IdentityStatus, times: &Times) -> IdentityReport {
-        let IdentityStatus { identity, logged_in, expires, error } = status;
+        let IdentityStatus { identity, logged_in, expires, error, duration, kept, used } = status;
         let expires = expires.map(|end| times.instant(end));
-        IdentityReport { name: self.identity(identity), logged_in, expires, error }
+        IdentityReport {
+            name: self.identity(identity),
+            logged_in,
+            expires,
+            error,
+            duration_seconds: duration.map(|span| span.as_secs()),
+            kept,
+            used,
+        }
     }
 
-    fn file_report(&self, status: FileStatus, times: &Times) -> FileReport {
+    pub(super) fn file_report(&self, status: FileStatus, times: &Times) -> FileReport {
+        let duration = match (status.kind, status.issued, status.expires) {
+            (Some(Kind::OwnEnd), Some(issued), Some(end)) => Some(times.between(issued, end)),
+            _ => status.duration.map(|span| span.as_secs()),
+        };
         FileReport {
             name: status.name,
             state: status.state.name().to_owned(),
@@ -147,6 +164,10 @@ impl<C: Clock> ServiceHandler<C> {
             readers: status.readers,
             error: status.error,
             vanished: status.vanished,
+            required: status.required,
+            kind: status.kind.map(|kind| kind_word(kind).to_owned()),
+            duration_seconds: duration,
+            next: next_report(status.next, times),
         }
     }
 
@@ -160,7 +181,7 @@ impl<C: Clock> ServiceHandler<C> {
         }
     }
 
-    fn identity(&self, id: IdentityId) -> String {
+    pub(super) fn identity(&self, id: IdentityId) -> String {
         self.info.identities.get(id.0 as usize).cloned().unwrap_or_else(|| id.0.to_string())
     }
 
@@ -261,7 +282,7 @@ impl<C: Clock> ServiceHandler<C> {
         }
     }
 
-    fn times(&self) -> Times {
+    pub(super) fn times(&self) -> Times {
         Times { now: self.service.clock().now(), wall: self.service.clock().wall() }
     }
 }
@@ -282,13 +303,27 @@ impl Waiter for Waiting {
 }
 
 /// Both clocks, read at once.
-struct Times {
-    now: BootTime,
-    wall: UnixTime,
+pub(super) struct Times {
+    pub(super) now: BootTime,
+    pub(super) wall: UnixTime,
+}
+
+fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Kv => "kv",
+        Kind::Lease => "lease",
+        Kind::OwnEnd => "own-end",
+    }
 }
 
 impl Times {
-    fn instant(&self, end: BootTime) -> Instant {
+    /// From an instant of the wall clock to one of the clock of leases, in seconds.
+    fn between(&self, from: UnixTime, to: BootTime) -> u64 {
+        let to = UnixTime::of(to, self.now, self.wall);
+        u64::try_from(to.seconds.saturating_sub(from.seconds)).unwrap_or(0)
+    }
+
+    pub(super) fn instant(&self, end: BootTime) -> Instant {
         let left = end.since(self.now);
         let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
         let at = UnixTime { seconds: self.wall.seconds.saturating_add(seconds), nanoseconds: 0 };

@@ -34,6 +34,11 @@ impl Mount {
     pub fn restart(&mut self, variables: &[(&str, &str)]) {
         self.signal(Signal::SIGTERM);
         self.wait();
+        self.restart_after_end(variables);
+    }
+
+    /// Mounts anew, once the daemon has ended, with the same configuration and mount point.
+    pub fn restart_after_end(&mut self, variables: &[(&str, &str)]) {
         self.child = spawn(self.directory.path(), variables);
         self.wait_until_mounted();
     }

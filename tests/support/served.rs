@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use leasefs::control::protocol::{Ask, RefreshedFile, Reply, RevokeReport, StatusReport};
-use leasefs::control::{AskError, Client, ControlDirectory, LockStore, MountInfo, ServiceHandler};
+use leasefs::control::protocol::{Ask, Needs, RefreshedFile, Reply, RevokeReport, StatusReport};
+use leasefs::control::{AskError, Client, ControlDirectory, LockStore, Lore, MountInfo, ServiceHandler};
+use leasefs::core::effect::ReadRequest;
+use leasefs::core::name::IdentityId;
 use leasefs::core::time::UnixTime;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, Notify};
@@ -44,7 +46,8 @@ impl Served {
             pid: 4711,
         };
         let locks = Mutex::new(lock_store(&directory));
-        let handler = ServiceHandler { service: world.service(), info, locks, stop: Arc::clone(&stop) };
+        let lore = Box::new(Ignorant);
+        let handler = ServiceHandler { service: world.service(), info, lore, locks, stop: Arc::clone(&stop) };
         let listener = control_directory(&directory).listen(Path::new(MOUNT_POINT)).expect("a socket");
         let serving = tokio::spawn(listener.serve(handler));
         Served { world, stop, directory, serving }
@@ -82,6 +85,19 @@ impl Served {
             Ok(Reply::Refreshed(report)) => report.files,
             other => panic!("nothing was refreshed: {other:?}"),
         }
+    }
+}
+
+/// Knows nothing of policies and of configurations.
+struct Ignorant;
+
+impl Lore for Ignorant {
+    fn needs(&self, _identity: IdentityId, _request: &ReadRequest) -> Option<Needs> {
+        None
+    }
+
+    fn shows(&self, _file: &str) -> Option<String> {
+        None
     }
 }
 

@@ -1,17 +1,19 @@
 //! What an operator asks: how things stand, revoke, refresh, stop.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::core::access::{Caller, Verdict, may_read};
 use crate::core::effect::{Answer, Credential, Effect, End, Outcome};
+use crate::core::engine::explain::{Kind, Upcoming};
 use crate::core::engine::leases::{Retiring, Revocation};
 use crate::core::engine::waiting::Operation;
 use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, FsError};
-use crate::core::identity::LoginState;
+use crate::core::identity::{LoginState, TokenNext};
 use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId, Ticket};
-use crate::core::source::{Body, Fetch, Generation, Next, Piece, Source, Validity};
+use crate::core::source::{Body, Fetch, Generation, Next, Piece, Renew, Source, Validity};
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tree::Node;
 
@@ -73,6 +75,14 @@ pub struct FileStatus {
     pub error: Option<String>,
     /// The name is gone with its lease.
     pub vanished: bool,
+    /// It is kept live from the mount on, and waited for.
+    pub required: bool,
+    /// What keeps it valid.
+    pub kind: Option<Kind>,
+    /// How long its lease was granted for.
+    pub duration: Option<Duration>,
+    /// What happens to it next, by itself.
+    pub next: Upcoming,
 }
 
 /// How one identity stands.
@@ -86,6 +96,12 @@ pub struct IdentityStatus {
     pub expires: Option<BootTime>,
     /// Why the last login failed.
     pub error: Option<String>,
+    /// How long the token was granted for at first.
+    pub duration: Option<Duration>,
+    /// Whether it is going to be extended, or replaced by a new one of our own.
+    pub kept: bool,
+    /// Whether anything is read with it.
+    pub used: bool,
 }
 
 /// How a mount stands.
@@ -190,6 +206,15 @@ impl<B: Body> Engine<B> {
                         LoginState::Failed { failure, .. } => Some(failure.reason.clone()),
                         LoginState::Idle | LoginState::InFlight(_) => None,
                     },
+                    duration: token.and_then(|token| token.ttl),
+                    kept: token.is_some_and(|token| match token.next {
+                        TokenNext::Renew(_) | TokenNext::Renewing(_) => true,
+                        // A given one is replaced only if somebody puts another one in its place.
+                        TokenNext::Replace(_) => token.ours,
+                        TokenNext::Nothing => token.end == BootTime::NEVER,
+                    }),
+                    used: self.sources.values().any(|source| source.spec.identity == identity.id)
+                        || self.trees.iter().any(|tree| tree.identity == identity.id),
                 }
             })
             .collect();
@@ -207,7 +232,7 @@ impl<B: Body> Engine<B> {
         Status { files, identities, memory: self.memory, unrevoked }
     }
 
-    fn file_status(&self, now: BootTime, ino: Ino) -> Option<FileStatus> {
+    pub(super) fn file_status(&self, now: BootTime, ino: Ino) -> Option<FileStatus> {
         let (id, piece, _) = self.file_of(ino)?;
         let source = self.sources.get(&id)?;
         let lock = self.lock_of(ino);
@@ -234,6 +259,10 @@ impl<B: Body> Engine<B> {
                 None => error_of(source, live, &piece).map(|failure| failure.reason.clone()),
             },
             vanished: self.vanished.contains(&ino),
+            required: source.spec.policy.renew == Renew::Required,
+            kind: live.map(Kind::of),
+            duration: live.and_then(|one| one.lease().map(|lease| lease.duration)),
+            next: self.upcoming(now, id),
         })
     }
 

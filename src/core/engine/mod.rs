@@ -8,17 +8,20 @@
 //! - a ticket is answered exactly once.
 //!
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
-//! `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks), `locking`
-//! (what an operator forbids), `reasons` (what a directory says of its names).
+//! `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks),
+//! `locking` (what an operator forbids), `explain` (everything about a name), `readiness` (what is waited
+//! for), `reasons` (what a directory says of its names).
 
 mod census;
 mod control;
 mod directories;
+mod explain;
 mod fetching;
 mod leases;
 mod lists;
 mod locking;
 mod operations;
+mod readiness;
 mod reasons;
 mod tokens;
 mod waiting;
@@ -45,11 +48,13 @@ pub use census::Census;
 pub use control::{
     Debt, FileStatus, IdentityStatus, Retirement, Settlement, State, Status, XATTRS, XattrValue,
 };
+pub use explain::{Details, Held, Kind, Origin, Subject, Upcoming};
 pub use fetching::FetchResult;
 pub use leases::Granted;
 use leases::Retiring;
 use lists::List;
 pub use operations::{Reader, Room};
+pub use readiness::Readiness;
 use waiting::Waiting;
 use wakes::{WakeKey, Wakes};
 
