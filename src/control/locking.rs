@@ -19,8 +19,9 @@ impl<C: Clock> ServiceHandler<C> {
         };
         let lock = Lock { reason, uid, since: self.service.clock().wall() };
         let writing = self.locks.lock().await;
-        let revocation = self.end(Ending::Lock(&scopes, &lock)).await;
-        let unsaved = self.save(&writing).await;
+        // Locked first, and written down while Vault revokes: a daemon that is killed then must know of it.
+        let (revocation, unsaved) =
+            tokio::join!(biased; self.end(Ending::Lock(&scopes, &lock)), self.save(&writing));
         drop(writing);
         let names: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
         tracing::warn!(names = shown(&names), uid, reason = lock.reason, "locked");

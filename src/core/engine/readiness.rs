@@ -87,17 +87,19 @@ impl<B: Body> Engine<B> {
         self.sources.get(&id).is_some_and(|source| source.spec.policy.renew == Renew::Required)
     }
 
+    /// Declared files and directories; names below a tree may be no more than somebody's guess.
     fn all_required(&self) -> Vec<Wanted> {
-        let declared = |wanted: &Wanted| match &wanted.what {
-            // Names below a tree may be no more than somebody's guess.
-            What::File(ino) => {
-                matches!(self.tree.slot(*ino).map(|slot| &slot.node), Some(Node::File(_)))
-            }
-            What::Fields => true,
-            What::Unseen(_) => false,
-        };
-        let required = |wanted: &Wanted| self.is_required(wanted.source) && declared(wanted);
-        self.nameable().into_iter().filter(required).collect()
+        let files = self.tree.slots().filter_map(|(ino, slot)| match &slot.node {
+            Node::File(id) => Some((ino, self.files[id.0 as usize].source)),
+            Node::Directory | Node::Field(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
+        });
+        let files = files.filter(|(_, source)| self.is_required(*source)).map(|(ino, source)| Wanted {
+            name: self.tree.path(ino),
+            source,
+            what: What::File(ino),
+        });
+        let dirs = self.wanted_dirs().filter(|wanted| self.is_required(wanted.source));
+        in_order(files.chain(dirs))
     }
 
     /// All files that have a number, and all directories of fields, by name.
@@ -106,14 +108,15 @@ impl<B: Body> Engine<B> {
             let (source, _, _) = self.file_of(ino)?;
             Some(Wanted { name: self.tree.path(ino), source, what: What::File(ino) })
         });
-        let dirs = self.field_dirs.iter().map(|dir| Wanted {
+        in_order(files.chain(self.wanted_dirs()))
+    }
+
+    fn wanted_dirs(&self) -> impl Iterator<Item = Wanted> {
+        self.field_dirs.iter().map(|dir| Wanted {
             name: dir.name.as_str().to_owned(),
             source: dir.source,
             what: What::Fields,
-        });
-        let mut all: Vec<Wanted> = files.chain(dirs).collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
+        })
     }
 
     /// What a name means; `None` if the mount does not show it.
@@ -213,4 +216,10 @@ impl<B: Body> Engine<B> {
         };
         let _ = self.start_fetch(at, wanted.source, minting, Urgency::Reader, fx);
     }
+}
+
+fn in_order(wanted: impl Iterator<Item = Wanted>) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = wanted.collect();
+    wanted.sort_by(|a, b| a.name.cmp(&b.name));
+    wanted
 }
