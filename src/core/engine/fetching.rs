@@ -210,6 +210,7 @@ impl<B: Body> Engine<B> {
             FetchResult::Secret(fetched) if self.is_shut(id) => {
                 self.fetch_is_over(id);
                 self.refuse_late(at, id, with, FetchResult::Secret(fetched), fx);
+                self.drop_if_idle(id);
             }
             FetchResult::Secret(fetched) => {
                 // Until the secret is taken over, its read keeps the source.

@@ -69,6 +69,9 @@ impl<B: Body> Engine<B> {
                 engine.end_generation(at, *id, *which, End::Locked, fx);
             }
             engine.answer_locked(at, fx);
+            for id in touched {
+                engine.drop_if_idle(id);
+            }
             ended.len()
         })
     }
