@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 use crate::checks;
-use crate::layout::{FILES, NAMES, VISITS, layout, vault};
+use crate::layout::{FILES, LOCKS, NAMES, VISITS, layout, vault};
 use crate::vault::Engine;
 use crate::world::{Pace, Weather, World};
 
@@ -32,6 +32,8 @@ enum Step {
     Refresh { files: u8 },
     RefreshAll,
     Revoke { files: u8 },
+    Lock { name: u8 },
+    Unlock { name: u8 },
     Advance { span: u8, pace: Pace },
     Notify,
     Tick,
@@ -97,6 +99,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(|files| Refresh { files }),
         1 => Just(RefreshAll),
         1 => any::<u8>().prop_map(|files| Revoke { files }),
+        1 => any::<u8>().prop_map(|name| Lock { name }),
+        2 => any::<u8>().prop_map(|name| Unlock { name }),
         14 => (any::<u8>(), pace()).prop_map(|(span, pace)| Advance { span, pace }),
         2 => Just(Notify),
         2 => Just(Tick),
@@ -269,6 +273,8 @@ fn perform(world: &mut World, step: &Step) {
             let files = files(world, *mask);
             world.revoke(&files);
         }
+        Step::Lock { name } => world.lock(LOCKS[usize::from(*name) % LOCKS.len()]),
+        Step::Unlock { name } => world.unlock(LOCKS[usize::from(*name) % LOCKS.len()]),
         Step::Advance { span: number, pace } => world.advance(world.now + span(*number), *pace),
         Step::Notify => world.notify(),
         Step::Tick => world.tick(),
