@@ -67,10 +67,15 @@ impl<B: Body> Engine<B> {
                 return Ok(engine.required(at.now));
             }
             let mut wanted = Vec::new();
+            let mut unknown = None;
             for name in names {
-                wanted.extend(engine.wanted(name).ok_or_else(|| name.clone())?);
+                match engine.wanted(name) {
+                    Some(more) => wanted.extend(more),
+                    None => unknown = unknown.or_else(|| Some(name.clone())),
+                }
             }
-            for one in &wanted {
+            // One name that is wrong, and nothing is done for the others.
+            for one in wanted.iter().filter(|_| unknown.is_none()) {
                 if !engine.readiness(at.now, one).is_live() {
                     engine.fetch_wanted(at, one, fx);
                 }
@@ -79,7 +84,7 @@ impl<B: Body> Engine<B> {
             for one in &wanted {
                 engine.drop_if_idle(one.source);
             }
-            Ok(readiness)
+            unknown.map_or(Ok(readiness), Err)
         })
     }
 
