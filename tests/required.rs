@@ -163,6 +163,13 @@ async fn files_below_a_tree_are_waited_for_though_nobody_has_looked_there() {
     assert_eq!(files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), names);
     let [file] = wait(&served, &["kv/billing/nothing"]).await.try_into().unwrap();
     assert!(file.error.unwrap().contains("no field \"nothing\""));
+    // Neither what is not there nor what is wrong leaves anything behind in the engine.
+    let sources = || served.world.service().look(|engine, _| engine.census().sources);
+    let before = sources();
+    let wrong = Ask::Wait { names: owned(&["kv/deep/key", "wrong"]), patience_ms: 0 };
+    served.ask(wrong).await.unwrap_err();
+    served.ask(Ask::Explain { name: "kv/never/seen".to_owned() }).await.unwrap();
+    assert_eq!(sources(), before);
     let refused =
         served.ask(Ask::Wait { names: owned(&["kv/billing"]), patience_ms: 1000 }).await.unwrap_err();
     assert_eq!(refused, AskError::UnknownName { name: "kv/billing".to_owned() });

@@ -123,7 +123,8 @@ fn world(seed: u64) -> World {
     let seconds = Duration::from_secs;
     let mut policy_rng = rng.fork();
     let policy = move || SourcePolicy {
-        renew: [Renew::InUse, Renew::InUse, Renew::InUse, Renew::Always, Renew::Never][policy_rng.usize(..5)],
+        renew: [Renew::InUse, Renew::InUse, Renew::InUse, Renew::Always, Renew::Required, Renew::Never]
+            [policy_rng.usize(..6)],
         max_age: [seconds(1), seconds(60), seconds(60)][policy_rng.usize(..3)],
         grace: [seconds(0), seconds(5), seconds(60)][policy_rng.usize(..3)],
         idle_timeout: [None, Some(seconds(0)), Some(seconds(30))][policy_rng.usize(..3)],
@@ -132,7 +133,11 @@ fn world(seed: u64) -> World {
     let lease = seconds([5, 20, 60, 600][rng.usize(..4)]);
     let max = lease * [1, 2, 5][rng.usize(..3)];
     let ttl = seconds([10, 60, 600, 3600, 3600, 36_000][rng.usize(..6)]);
-    let layout = layout(policy, max_memory);
+    let mut layout = layout(policy, max_memory);
+    if layout.trees[0].policy.renew == Renew::Required {
+        // Names that nobody declared can't be required.
+        layout.trees[0].policy.renew = Renew::InUse;
+    }
     let mut vault = vault((lease, max), (ttl, ttl * [1, 2, 4][rng.usize(..3)]));
     vault.token_renewable &= rng.bool();
     let mut world = World::new(layout, vault, rng.u64(..));
