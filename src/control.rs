@@ -9,21 +9,31 @@
 //! | `place.rs` | where the socket of a mount lies |
 //! | `listener.rs` | the daemon's end: who may ask, for how long |
 //! | `handler.rs` | what a daemon answers |
+//! | `locking.rs` | what it answers about locks |
+//! | `lock_store.rs` | the file that keeps them |
+//! | `waiting.rs` | what it answers to those who wait |
+//! | `explaining.rs` | what it answers about one name |
 //! | `client.rs` | the command's end |
 
 mod client;
+mod explaining;
 mod handler;
 mod listener;
+mod lock_store;
+mod locking;
 mod place;
 pub mod protocol;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 pub use client::{AskError, Client};
+pub use explaining::Lore;
 pub use handler::{MountInfo, ServiceHandler};
 pub use listener::{Handler, Listener};
+pub use lock_store::{LockStore, LockStoreError};
 pub use place::ControlDirectory;
 
 /// Why a mount has no control socket. Each says what to do.

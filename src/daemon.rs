@@ -1,8 +1,13 @@
 //! Puts it all together: an ordered start, signals, an ordered stop.
 //!
-//! Start: read the configuration, lock memory, take the control socket, mount, serve, log in. The mount
-//! is there before Vault is asked, so that a host boots whether or not Vault does. Stop: drop all bytes,
-//! give back leases and tokens in bounded time, unmount.
+//! Start: read the configuration, lock memory, take the control socket, read what is locked, mount, serve,
+//! log in. The mount
+//! is there before Vault is asked, so that a host boots whether or not Vault does; only what is required is
+//! waited for until the mount counts as ready. Stop: drop all bytes, give back leases and tokens in bounded
+//! time, unmount.
+
+mod lore;
+mod readiness;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,10 +19,12 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::config::plan::{Format, MountPlan};
 use crate::config::{self, Complaints, Environment};
-use crate::control::{self, ControlError, MountInfo, ServiceHandler};
+use crate::control::{self, ControlError, LockStore, LockStoreError, MountInfo, ServiceHandler};
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
+use crate::core::locks::Locks;
 use crate::core::name::{FileId, SourceId};
 use crate::core::source::LeaseSettings;
+use crate::daemon::lore::PlanLore;
 use crate::driver::clock::SystemClock;
 use crate::driver::{self, Driver, Names, Service, Unrevoked};
 use crate::fuse::adapter::{Adapter, Wiring};
@@ -74,6 +81,9 @@ pub enum DaemonError {
     /// The control socket could not be taken.
     #[error("{0}")]
     Control(#[from] ControlError),
+    /// What was locked can't be told.
+    #[error("{0}")]
+    Locks(#[from] LockStoreError),
     /// The mount point could not be made.
     #[error("{}: can't be made ({why}): make the directory, or name another one", .path.display())]
     MountPoint {
@@ -116,7 +126,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     }
     let point = MountPoint::check(&options.mount_point)?;
     let client = Client::new(&plan.vault, &plan.identities)?;
-    let engine = Engine::new(layout(&plan))?;
+    let mut engine = Engine::new(layout(&plan))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -126,6 +136,9 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
         let listener = control::listen(point.path())?;
+        let locks = LockStore::usual(point.path());
+        engine.restore_locks(locks.load()?);
+        report_locks(engine.locks());
         let (service, inbox) = Service::new(engine, SystemClock);
         let wiring = Arc::new(Wiring::default());
         let (uid, gid) = sys::effective_ids();
@@ -142,20 +155,27 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         wiring.connect(notices.clone());
         losses.extend(wiring.missing().iter().map(|feature| format!("this kernel lacks {feature}")));
         let timer = BootTimer::new().map_err(system("no timer could be made"))?;
+        let lore = Box::new(PlanLore::new(&plan, client.clone()));
         let driver = Driver::new(service.clone(), inbox, timer, client, notices, driver_settings(&plan));
         let driving = tokio::spawn(driver.run());
         let stop = Arc::new(Notify::new());
         let info = mount_info(&plan, options, mounted.path(), losses);
-        let handler = ServiceHandler { service: service.clone(), info, stop: Arc::clone(&stop) };
+        let handler = ServiceHandler {
+            service: service.clone(),
+            info,
+            lore,
+            locks: tokio::sync::Mutex::new(locks),
+            stop: Arc::clone(&stop),
+        };
         let answering = tokio::spawn(listener.serve(handler));
-        tracing::info!(mount_point = %mounted.path().display(), "mounted");
-        notify_systemd(sd_notify::NotifyState::Ready);
+        let announcing = tokio::spawn(readiness::announce(service.clone(), mounted.path().to_owned()));
         let end = tokio::select! {
             _ = terminate.recv() => { tracing::info!("stopping: SIGTERM"); None }
             _ = interrupt.recv() => { tracing::info!("stopping: SIGINT"); None }
             () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); None }
             end = session_end.recv() => end,
         };
+        announcing.abort();
         notify_systemd(sd_notify::NotifyState::Stopping);
         let unrevoked = service.stop(REVOCATION_PATIENCE).await;
         let result = take_away(mounted, end).await;
@@ -234,6 +254,13 @@ fn report_end(unrevoked: &[Unrevoked]) {
         tracing::info!("all leases were given back");
     } else {
         tracing::warn!(count = unrevoked.len(), "leases live on in Vault; each one is named above");
+    }
+}
+
+fn report_locks(locks: &Locks) {
+    for (scope, lock) in locks.iter() {
+        let name = if scope.as_str().is_empty() { "everything" } else { scope.as_str() };
+        tracing::warn!(name, reason = lock.reason, uid = lock.uid, since = %lock.since, "is locked");
     }
 }
 

@@ -13,7 +13,8 @@ use std::process::Output;
 
 use support::mount::leasefs;
 
-const COMMANDS: [&str; 6] = ["mount", "status", "revoke", "refresh", "unmount", "check"];
+const COMMANDS: [&str; 10] =
+    ["mount", "status", "explain", "revoke", "refresh", "lock", "unlock", "wait", "unmount", "check"];
 
 fn run(arguments: &[&str]) -> Output {
     leasefs().args(arguments).output().unwrap()
@@ -45,7 +46,14 @@ fn arguments_that_make_no_sense_end_with_64_and_nothing_on_standard_output() {
         &["mount", "./agent.toml"],
         &["mount", "./agent.toml", "/mnt", "-o", "uid=0"],
         &["revoke"],
+        &["lock", "/mnt"],
+        &["lock", "/mnt", "--reason", " "],
         &["status", "--xml"],
+        &["wait", "/mnt", "--timeout", "soon"],
+        &["explain", "/mnt"],
+        &["status", "--check", "--warn", "120%"],
+        &["status", "--warn", "10%"],
+        &["status", "--watch", "--json"],
         &["--log-level", "leasefs=loud", "status"],
     ] {
         let output = run(arguments);
@@ -57,7 +65,7 @@ fn arguments_that_make_no_sense_end_with_64_and_nothing_on_standard_output() {
 
 #[test]
 fn a_mount_that_nobody_serves_is_unavailable_and_the_message_names_it() {
-    for command in ["status", "revoke", "refresh", "unmount"] {
+    for command in ["status", "revoke", "refresh", "unlock", "unmount"] {
         let output = run(&[command, "/nowhere/at all"]);
         assert_eq!(output.status.code(), Some(69), "{command}: {}", text(&output.stderr));
         let message = text(&output.stderr);

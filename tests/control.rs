@@ -14,27 +14,17 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use leasefs::control::protocol::{
-    Ask, REQUEST_MAX, RefreshedFile, Refusal, Reply, Response, RevokeReport, StatusReport,
-};
-use leasefs::control::{
-    AskError, Client, ControlDirectory, ControlError, Listener, MountInfo, ServiceHandler,
-};
+use leasefs::control::protocol::{Ask, REQUEST_MAX, RefreshedFile, Refusal, Reply, Response, RevokeReport};
+use leasefs::control::{AskError, Client, ControlError, Listener};
 use leasefs::core::error::Fault;
-use leasefs::core::time::UnixTime;
 use leasefs::vault::Origin;
-use support::conversation::World;
 use support::fake_vault::{FakeIdentity, FakeVault, Op, Role, Step};
+use support::served::{MOUNT_POINT, Served, control_directory};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-
-const MOUNT_POINT: &str = "/run/leasefs/a mount-point";
 
 const CONFIG: &str = "
 [file.user]
@@ -57,75 +47,13 @@ fn vault(identity: FakeIdentity) -> FakeVault {
     vault
 }
 
-/// A world whose control socket is served.
-struct Served {
-    world: World,
-    stop: Arc<Notify>,
-    directory: TempDir,
-    serving: JoinHandle<std::io::Result<()>>,
+fn start(identity: FakeIdentity) -> Served {
+    Served::start(CONFIG, vault(identity))
 }
 
-impl Served {
-    fn start(identity: FakeIdentity) -> Served {
-        let world = World::start(CONFIG, vault(identity));
-        let directory = tempfile::tempdir().unwrap();
-        let stop = Arc::new(Notify::new());
-        let info = MountInfo {
-            mount_point: PathBuf::from(MOUNT_POINT),
-            config: PathBuf::from("/etc/leasefs/agent.toml"),
-            identities: vec!["default".to_owned()],
-            addresses: vec!["http://127.0.0.1:8200".to_owned()],
-            losses: vec!["this kernel lacks mmap".to_owned()],
-            started: UnixTime { seconds: 1_700_000_000, nanoseconds: 0 },
-            pid: 4711,
-        };
-        let handler = ServiceHandler { service: world.service(), info, stop: Arc::clone(&stop) };
-        let listener = control_directory(&directory).listen(Path::new(MOUNT_POINT)).unwrap();
-        let serving = tokio::spawn(listener.serve(handler));
-        Served { world, stop, directory, serving }
-    }
-
-    /// Asks as a command does.
-    async fn ask(&self, ask: Ask) -> Result<Reply, AskError> {
-        let directory = control_directory(&self.directory);
-        let asking = move || {
-            let mount_point = Some(Path::new(MOUNT_POINT));
-            Client::connect_in(&[directory], mount_point)?.ask(ask)
-        };
-        tokio::task::spawn_blocking(asking).await.unwrap()
-    }
-
-    async fn status(&self) -> StatusReport {
-        match self.ask(Ask::Status).await {
-            Ok(Reply::Status(report)) => *report,
-            other => panic!("no status: {other:?}"),
-        }
-    }
-
-    async fn revoke(&self, names: &[&str]) -> RevokeReport {
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        match self.ask(Ask::Revoke { names }).await {
-            Ok(Reply::Revoked(report)) => report,
-            other => panic!("nothing was revoked: {other:?}"),
-        }
-    }
-
-    async fn refresh(&self, names: &[&str]) -> Vec<RefreshedFile> {
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        match self.ask(Ask::Refresh { names }).await {
-            Ok(Reply::Refreshed(report)) => report.files,
-            other => panic!("nothing was refreshed: {other:?}"),
-        }
-    }
-
-    /// A connection that may say what no command would.
-    async fn raw(&self) -> UnixStream {
-        UnixStream::connect(socket(&self.directory)).await.unwrap()
-    }
-}
-
-fn control_directory(directory: &TempDir) -> ControlDirectory {
-    ControlDirectory::at(directory.path().join("control"))
+/// A connection that may say what no command would.
+async fn raw(served: &Served) -> UnixStream {
+    UnixStream::connect(socket(&served.directory)).await.unwrap()
 }
 
 /// The only socket there.
@@ -147,7 +75,7 @@ fn anyone() -> FakeIdentity {
 
 #[tokio::test]
 async fn status_says_how_everything_stands() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     let handle = served.world.open("password").await.unwrap();
     served.world.cat("kv/weather").await.unwrap();
     served.world.cat("kv/absent").await.unwrap_err();
@@ -180,7 +108,7 @@ async fn status_says_how_everything_stands() {
 
 #[tokio::test]
 async fn a_vault_that_is_down_is_told_with_its_time() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     served.world.cat("kv/weather").await.unwrap();
     served.world.vault.go_down(Fault::Unreachable);
     for _ in 0..4 {
@@ -191,7 +119,7 @@ async fn a_vault_that_is_down_is_told_with_its_time() {
 
 #[tokio::test]
 async fn a_revocation_ends_what_is_live_here_and_in_vault() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     let handle = served.world.open("password").await.unwrap();
     served.world.cat("kv/weather").await.unwrap();
     let lease = served.world.vault.live_leases()[0].0.clone();
@@ -209,7 +137,7 @@ async fn a_revocation_ends_what_is_live_here_and_in_vault() {
 async fn a_lease_that_may_not_be_revoked_is_named_and_its_bytes_are_gone_all_the_same() {
     let identity =
         FakeIdentity { origin: Origin::Given, grants: vec!["database/".to_owned()], ..FakeIdentity::root() };
-    let served = Served::start(identity);
+    let served = start(identity);
     let handle = served.world.open("password").await.unwrap();
     let lease = served.world.vault.live_leases()[0].0.clone();
     let report = served.revoke(&["password"]).await;
@@ -223,7 +151,7 @@ async fn a_lease_that_may_not_be_revoked_is_named_and_its_bytes_are_gone_all_the
 
 #[tokio::test]
 async fn a_refresh_fetches_anew_and_says_of_each_file_why_not() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     assert_eq!(served.world.cat("kv/weather").await.unwrap(), "sunny");
     served.world.vault.write_kv("secret/weather", r#"{"key":"windy"}"#);
     let files = served.refresh(&["kv"]).await;
@@ -241,7 +169,7 @@ async fn a_refresh_fetches_anew_and_says_of_each_file_why_not() {
 
 #[tokio::test]
 async fn a_refresh_that_takes_long_does_not_hold_up_a_status() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     served.world.cat("kv/weather").await.unwrap();
     served.world.vault.script(Op::Read, None, Some(Step::slow(Duration::from_millis(300))));
     let (refreshed, state) = tokio::join!(served.refresh(&["kv/weather"]), async {
@@ -256,7 +184,7 @@ async fn a_refresh_that_takes_long_does_not_hold_up_a_status() {
 
 #[tokio::test]
 async fn a_name_that_is_not_in_the_mount_is_refused_and_nothing_is_done() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     served.world.cat("password").await.unwrap();
     let names = vec!["password".to_owned(), "passwort".to_owned()];
     let refused = served.ask(Ask::Revoke { names }).await.unwrap_err();
@@ -266,15 +194,15 @@ async fn a_name_that_is_not_in_the_mount_is_refused_and_nothing_is_done() {
 
 #[tokio::test]
 async fn an_unmount_is_answered_before_the_daemon_is_told() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     assert_eq!(served.ask(Ask::Unmount).await, Ok(Reply::Stopping { pid: 4711 }));
     tokio::time::timeout(Duration::from_secs(5), served.stop.notified()).await.unwrap();
 }
 
 #[tokio::test]
 async fn several_requests_may_come_over_one_connection() {
-    let served = Served::start(anyone());
-    let mut stream = served.raw().await;
+    let served = start(anyone());
+    let mut stream = raw(&served).await;
     stream.write_all(b"{\"v\":1,\"ask\":\"unmount\"}\n{\"v\":9,\"ask\":\"status\"}\nwhat?\n").await.unwrap();
     stream.shutdown().await.unwrap();
     assert_eq!(
@@ -289,8 +217,8 @@ async fn several_requests_may_come_over_one_connection() {
 
 #[tokio::test]
 async fn a_request_without_an_end_is_refused_at_its_limit() {
-    let served = Served::start(anyone());
-    let mut stream = served.raw().await;
+    let served = start(anyone());
+    let mut stream = raw(&served).await;
     let too_long = vec![b'['; REQUEST_MAX];
     stream.write_all(&too_long).await.unwrap();
     assert_eq!(answers(&mut stream).await, [Reply::Refused(Refusal::NotUnderstood)]);
@@ -298,8 +226,8 @@ async fn a_request_without_an_end_is_refused_at_its_limit() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_says_nothing_is_closed_after_ten_seconds() {
-    let served = Served::start(anyone());
-    let mut stream = served.raw().await;
+    let served = start(anyone());
+    let mut stream = raw(&served).await;
     stream.write_all(b"{\"v\":1,").await.unwrap();
     let began = tokio::time::Instant::now();
     assert_eq!(answers(&mut stream).await, []);
@@ -308,7 +236,7 @@ async fn a_connection_that_says_nothing_is_closed_after_ten_seconds() {
 
 #[tokio::test]
 async fn the_socket_belongs_to_its_user_alone_and_goes_with_its_listener() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     let path = socket(&served.directory);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let directory = fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777;
@@ -320,7 +248,7 @@ async fn the_socket_belongs_to_its_user_alone_and_goes_with_its_listener() {
 
 #[tokio::test]
 async fn a_mount_has_one_daemon_and_the_second_is_told_which() {
-    let served = Served::start(anyone());
+    let served = start(anyone());
     let second = control_directory(&served.directory).listen(Path::new(MOUNT_POINT)).unwrap_err();
     let pid = i32::try_from(std::process::id()).unwrap();
     assert_eq!(

@@ -20,6 +20,10 @@ pub enum Exit {
     Ok = 0,
     /// The command did its work and found, or left, something that is not as it should be.
     NotWell = 1,
+    /// `status --check` alone: something is at fault.
+    Critical = 2,
+    /// `status --check` alone: nobody can tell.
+    Unknown = 3,
     /// The arguments are wrong (`EX_USAGE`).
     Usage = 64,
     /// Vault, or the daemon, can't be reached (`EX_UNAVAILABLE`).
@@ -81,6 +85,15 @@ pub enum CommandError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// The daemon that was watched has ended.
+    #[error("the leasefs on {} has ended, so there is nothing more to watch", mount_point.display())]
+    Ended {
+        /// The mount point.
+        mount_point: PathBuf,
+    },
+    /// What was waited for did not come in time; a line for each file.
+    #[error("{0}")]
+    StillWaiting(String),
     /// The user ended it.
     #[error("interrupted: what was logged in for was revoked")]
     Interrupted,
@@ -104,7 +117,10 @@ impl CommandError {
             CommandError::Control(error) => of_control(error),
             CommandError::Daemon(error) => of_daemon(error),
             CommandError::Ask(error) => of_ask(error),
-            CommandError::StillMounted { .. } | CommandError::Interrupted => Exit::Temporary,
+            CommandError::Ended { .. } => Exit::Unavailable,
+            CommandError::StillMounted { .. } | CommandError::StillWaiting(_) | CommandError::Interrupted => {
+                Exit::Temporary
+            }
             CommandError::Output(_) => Exit::Io,
             CommandError::Runtime(_) => Exit::System,
         }
@@ -117,6 +133,8 @@ fn of_daemon(error: &DaemonError) -> Exit {
         DaemonError::Client(error) => of_client(error),
         DaemonError::Mount(error) => of_mount(error),
         DaemonError::Control(error) => of_control(error),
+        // Somebody may put the file right while it is tried again.
+        DaemonError::Locks(_) => Exit::Io,
         DaemonError::MountPoint { .. } => Exit::CantCreate,
         DaemonError::System { .. } | DaemonError::Broken { .. } => Exit::System,
     }
@@ -187,6 +205,8 @@ mod tests {
         for (exit, number) in [
             (Exit::Ok, 0),
             (Exit::NotWell, 1),
+            (Exit::Critical, 2),
+            (Exit::Unknown, 3),
             (Exit::Usage, 64),
             (Exit::Unavailable, 69),
             (Exit::Internal, 70),

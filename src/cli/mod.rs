@@ -6,6 +6,8 @@
 pub mod check;
 mod daemon_of;
 pub mod exit;
+pub mod explain;
+pub mod lock;
 mod log;
 pub mod mount;
 mod output;
@@ -13,6 +15,7 @@ pub mod refresh;
 pub mod revoke;
 pub mod status;
 pub mod unmount;
+pub mod wait;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -52,6 +55,14 @@ pub enum Command {
     Revoke(revoke::RevokeArgs),
     /// Fetches files now
     Refresh(refresh::RefreshArgs),
+    /// Revokes files and lets nobody open them until they are unlocked
+    Lock(lock::LockArgs),
+    /// Lets locked files be opened again
+    Unlock(lock::UnlockArgs),
+    /// Says everything about one file or directory, and what to do
+    Explain(explain::ExplainArgs),
+    /// Waits until a mount serves and files can be read
+    Wait(wait::WaitArgs),
     /// Revokes every lease of a mount and takes it away
     Unmount(unmount::UnmountArgs),
     /// Says what of a configuration would work, without minting anything
@@ -85,6 +96,10 @@ fn run(command: &Command) -> Result<Exit, CommandError> {
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => revoke::run(args),
         Command::Refresh(args) => refresh::run(args),
+        Command::Lock(args) => lock::lock(args),
+        Command::Unlock(args) => lock::unlock(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Wait(args) => wait::run(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),
     }

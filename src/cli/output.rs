@@ -51,6 +51,11 @@ pub(super) fn clean(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }
 
+/// How many columns the terminal has; 80 if there is none.
+pub(super) fn width() -> usize {
+    crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns))
+}
+
 /// A number of seconds for people.
 pub(super) fn span(seconds: u64) -> String {
     humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()

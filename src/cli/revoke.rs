@@ -43,7 +43,7 @@ pub fn run(args: &RevokeArgs) -> Result<Exit, CommandError> {
     Ok(exit)
 }
 
-fn text(report: RevokeReport) -> String {
+pub(super) fn text(report: RevokeReport) -> String {
     let RevokeReport { ended, revoked, unrevoked } = report;
     let mut text = match ended {
         0 => "nothing was live\n".to_owned(),

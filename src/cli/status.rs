@@ -1,4 +1,12 @@
 //! `leasefs status`: how a mount stands.
+//!
+//! | file | responsibility |
+//! | --- | --- |
+//! | `check.rs` | `--check`: a verdict for monitoring |
+//! | `watch.rs` | `--watch`: a live screen |
+
+mod check;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -6,8 +14,11 @@ use clap::Args;
 
 use crate::cli::daemon_of;
 use crate::cli::exit::{CommandError, Exit};
+use crate::cli::lock::shown;
 use crate::cli::output::{bytes, clean, print, print_json, span, table};
-use crate::control::protocol::{FileReport, IdentityReport, Instant, LeaseReport, StatusReport};
+pub use crate::cli::status::check::Share;
+use crate::cli::status::check::Verdict;
+use crate::control::protocol::{FileReport, IdentityReport, Instant, LeaseReport, LockReport, StatusReport};
 
 /// Shows how a mount stands.
 #[derive(Args, Debug)]
@@ -15,7 +26,18 @@ use crate::control::protocol::{FileReport, IdentityReport, Instant, LeaseReport,
 Examples:
   leasefs status                    of the only mount there is
   leasefs status /run/leasefs/agent
-  leasefs status agent --json       everything, with whole lease ids and instants as RFC 3339")]
+  leasefs status agent --json       everything, with whole lease ids and instants as RFC 3339
+  leasefs status agent --watch      again every second, until q or Ctrl-C
+  leasefs status agent --check --warn 20%
+
+With --check it prints what plug-ins of Nagios and Icinga print, the worst first, and ends with
+  0 OK
+  1 WARNING   a lease or token with less than --warn of its duration left that is not being extended;
+              a stale file; a lease that could not be revoked; Vault down, with everything still held
+  2 CRITICAL  a file that can't be read; a required file that is not there; an identity without a token;
+              Vault down, and a file that nothing is held of
+  3 UNKNOWN   no daemon, or none that answers
+What an operator has locked is counted and is no trouble.")]
 pub struct StatusArgs {
     /// The mount point, or the NAME of /run/leasefs/NAME; may be left out if there is only one
     #[arg(value_name = "MOUNTPOINT")]
@@ -23,6 +45,15 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Show it again every second; q or Ctrl-C ends it
+    #[arg(long, conflicts_with_all = ["json", "check"])]
+    pub watch: bool,
+    /// Judge it, for monitoring: one line, and 0, 1, 2 or 3 as exit code
+    #[arg(long, conflicts_with = "json")]
+    pub check: bool,
+    /// With --check: warn of what has less than this share of its duration left and is not being extended
+    #[arg(long, value_name = "SHARE", default_value = "20%", value_parser = Share::parse, requires = "check")]
+    pub warn: Share,
 }
 
 /// Asks and prints.
@@ -30,13 +61,34 @@ pub struct StatusArgs {
 /// # Errors
 /// [`CommandError`].
 pub fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
-    let report = daemon_of::connect(args.mount_point.as_deref())?.status()?;
+    if args.watch {
+        return watch::run(args.mount_point.as_deref());
+    }
+    let asked = daemon_of::connect(args.mount_point.as_deref()).and_then(|mut client| Ok(client.status()?));
+    if args.check {
+        return judge(asked, args.warn);
+    }
+    let report = asked?;
     if args.json {
         print_json(&report)?
     } else {
         print(&text(report))?
     }
     Ok(Exit::Ok)
+}
+
+fn judge(asked: Result<StatusReport, CommandError>, warn: Share) -> Result<Exit, CommandError> {
+    match asked {
+        Ok(report) => {
+            let verdict = Verdict::of(&report, warn);
+            print(&verdict.text())?;
+            Ok(verdict.exit())
+        }
+        Err(error) => {
+            print(&check::unknown(&error.to_string()))?;
+            Ok(Exit::Unknown)
+        }
+    }
 }
 
 fn text(report: StatusReport) -> String {
@@ -52,7 +104,13 @@ fn text(report: StatusReport) -> String {
     ];
     lines.extend(report.losses.iter().map(|loss| format!("lacking here: {loss}")));
     let lines: String = lines.iter().map(|line| clean(line) + "\n").collect();
-    let mut blocks = vec![clean(&heading) + "\n", files(report.files), identities(report.identities), lines];
+    let mut blocks = vec![
+        clean(&heading) + "\n",
+        files(report.files),
+        identities(report.identities),
+        locks(report.locks),
+        lines,
+    ];
     if !report.unrevoked.is_empty() {
         blocks.push("leases that live on in Vault:\n".to_owned() + &leases(report.unrevoked));
     }
@@ -64,6 +122,7 @@ fn files(files: Vec<FileReport>) -> String {
     let header = ["NAME", "STATE", "SIZE", "VERSION", "EXPIRES", "READERS", "LEASE", "ERROR"];
     let row = |file: FileReport| {
         let state = if file.vanished { "vanished".to_owned() } else { file.state };
+        let state = if file.required { state + ", required" } else { state };
         let lease = file.lease.as_deref().map(short).unwrap_or_default();
         let (size, version) = (number(file.size), number(file.version));
         let error = file.error.unwrap_or_default();
@@ -82,6 +141,11 @@ fn identities(identities: Vec<IdentityReport>) -> String {
         [identity.name, token, identity.error.unwrap_or_default()]
     };
     table(["IDENTITY", "TOKEN", "ERROR"], identities.into_iter().map(row).collect())
+}
+
+fn locks(locks: Vec<LockReport>) -> String {
+    let row = |lock: LockReport| [shown(&lock.name), lock.since, lock.uid.to_string(), lock.reason];
+    table(["LOCKED", "SINCE", "BY USER", "WHY"], locks.into_iter().map(row).collect())
 }
 
 /// Leases that live on, with their whole ids: an operator has to revoke them.
@@ -110,7 +174,21 @@ mod tests {
     use super::*;
     use crate::control::protocol::VaultReport;
 
-    fn report() -> StatusReport {
+    pub(super) fn identity() -> IdentityReport {
+        report().identities.remove(0)
+    }
+
+    pub(super) fn file(name: &str, state: &str) -> FileReport {
+        FileReport {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            expires: None,
+            required: false,
+            ..report().files.remove(0)
+        }
+    }
+
+    pub(super) fn report() -> StatusReport {
         let end = |in_seconds| Instant { in_seconds, at: "2026-01-02T03:05:05Z".to_owned() };
         StatusReport {
             mount_point: "/run/leasefs/agent".to_owned(),
@@ -124,6 +202,9 @@ mod tests {
                 logged_in: true,
                 expires: Some(end(3600)),
                 error: None,
+                duration_seconds: Some(7200),
+                kept: true,
+                used: true,
             }],
             files: vec![FileReport {
                 name: "db/password".to_owned(),
@@ -138,6 +219,16 @@ mod tests {
                 readers: 2,
                 error: Some("it\u{1b}[31m broke".to_owned()),
                 vanished: false,
+                required: true,
+                kind: Some("lease".to_owned()),
+                duration_seconds: Some(120),
+                next: None,
+            }],
+            locks: vec![LockReport {
+                name: "tls".to_owned(),
+                reason: "incident\n12".to_owned(),
+                uid: 1000,
+                since: "2026-01-02T03:04:30Z".to_owned(),
             }],
             memory: 4096,
             unrevoked: vec![LeaseReport {
@@ -157,11 +248,14 @@ mod tests {
             "\
 /run/leasefs/agent: /etc/leasefs/agent.toml, leasefs 0.1.0, process 7, since 2026-01-02T03:04:05Z
 
-NAME         STATE  SIZE  VERSION  EXPIRES  READERS  LEASE      ERROR
-db/password  live   20             1m       2        …01234567  it [31m broke
+NAME         STATE           SIZE  VERSION  EXPIRES  READERS  LEASE      ERROR
+db/password  live, required  20             1m       2        …01234567  it [31m broke
 
 IDENTITY  TOKEN       ERROR
 default   ends in 1h
+
+LOCKED  SINCE                 BY USER  WHY
+tls     2026-01-02T03:04:30Z  1000     incident 12
 
 Vault at https://a:8200 has not answered for 1m 1s
 4 KiB of secrets and lists are kept

@@ -85,7 +85,7 @@ impl<'a> Entries<'a> {
         section.finish();
 
         let format = own.format.clone().or(&self.defaults.format);
-        let keys = own.over(self.defaults);
+        let keys = self.over_defaults(own, &place);
         let field = self.field(&secret, field);
         let format = self.format(&format, &field, secret.is_bad() || field.is_bad(), &place);
         self.check_engine(&keys, &version, &params);
@@ -113,7 +113,7 @@ impl<'a> Entries<'a> {
 
         self.refuse_json(&own.format, "[dir]");
         self.refuse_field(&secret, "a [dir] shows all fields, or those in `names`");
-        let keys = own.over(self.defaults);
+        let keys = self.over_defaults(own, &place);
         self.check_engine(&keys, &Slot::Absent, &params);
         if !names.is_written() && (params.is_written() || keys.engine.get() == Some(&EngineHint::Other)) {
             self.report.complain(
@@ -147,13 +147,17 @@ impl<'a> Entries<'a> {
         let secret = self.secret(&section);
         let own = Keys::read(&section, self.environment);
         section.refuse("params", "is of no use to a [tree], which lists and reads: leave it out");
+        section.refuse(
+            "required",
+            "is of no use to a [tree]: declare the files that are required, each as a [file]",
+        );
         section.refuse("names", "is of no use to a [tree], which shows what Vault has: leave it out");
         section.refuse("dir-mode", DIR_MODE);
         section.finish();
 
         self.refuse_json(&own.format, "[tree]");
         self.refuse_field(&secret, "a [tree] shows all secrets below a prefix");
-        let keys = own.over(self.defaults);
+        let keys = Keys { required: Slot::Absent, ..own.over(self.defaults) };
         if let Some(word) = keys.engine.word().filter(|word| word.value == EngineHint::Other) {
             self.report.complain(
                 &place.of_key("engine", Some(&word.place)),
@@ -176,6 +180,16 @@ impl<'a> Entries<'a> {
             rule: keys.rule(self.environment),
             on_expiry: keys.on_expiry(),
         });
+    }
+
+    /// The keys of a table with those of `[defaults]`. What is at odds in there was said there.
+    fn over_defaults(&self, own: Keys, place: &Place) -> Keys {
+        let speaks = own.required.is_written() || own.renew.is_written() || own.on_expiry.is_written();
+        let keys = own.over(self.defaults);
+        if speaks {
+            keys.check_required(place, self.report);
+        }
+        keys
     }
 
     fn name(&self, text: &str, place: &Place) -> Option<FileName> {

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use crate::config::environment::Environment;
 use crate::config::file::{Section, Slot};
+use crate::config::report::{Place, Report};
 use crate::config::value::{self, ModeOf};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
@@ -44,6 +45,7 @@ pub(super) struct Keys {
     pub max_age: Slot<Duration>,
     pub grace: Slot<Duration>,
     pub renew: Slot<Renew>,
+    pub required: Slot<bool>,
     pub idle_timeout: Slot<Duration>,
     pub on_idle: Slot<OnIdle>,
     pub on_expiry: Slot<OnExpiry>,
@@ -64,6 +66,7 @@ impl Keys {
             max_age: span("max-age"),
             grace: span("grace"),
             renew: section.read("renew", |found| value::choice("renew", found, &RENEW)),
+            required: section.flag("required"),
             idle_timeout: span("idle-timeout"),
             on_idle: section.read("on-idle", |found| value::choice("on-idle", found, &ON_IDLE)),
             on_expiry: section.read("on-expiry", |found| value::choice("on-expiry", found, &ON_EXPIRY)),
@@ -82,6 +85,7 @@ impl Keys {
             max_age: self.max_age.or(&defaults.max_age),
             grace: self.grace.or(&defaults.grace),
             renew: self.renew.or(&defaults.renew),
+            required: self.required.or(&defaults.required),
             idle_timeout: self.idle_timeout.or(&defaults.idle_timeout),
             on_idle: self.on_idle.or(&defaults.on_idle),
             on_expiry: self.on_expiry.or(&defaults.on_expiry),
@@ -103,11 +107,39 @@ impl Keys {
     /// How long what was read is kept.
     pub fn policy(&self) -> SourcePolicy {
         SourcePolicy {
-            renew: self.renew.unwrap_or(Renew::InUse),
+            renew: match self.is_required() {
+                true => Renew::Required,
+                false => self.renew.unwrap_or(Renew::InUse),
+            },
             max_age: self.max_age.unwrap_or(MINUTE),
             grace: self.grace.unwrap_or(MINUTE),
             idle_timeout: self.idle_timeout.get().copied(),
             on_idle: self.on_idle.unwrap_or(OnIdle::Lapse),
+        }
+    }
+
+    /// Whether it is fetched before the mount is ready, and kept live.
+    pub fn is_required(&self) -> bool {
+        self.required.unwrap_or(false)
+    }
+
+    /// Complains about keys of the table at `place` that let go of what is required.
+    pub fn check_required(&self, place: &Place, report: &Report) {
+        let Some(required) = self.required.word().filter(|word| word.value) else { return };
+        let at_odds = |key: &str, written: &Place, does: &str| {
+            // The one of the two that stands in this table.
+            let place = match written.key == place.child(key).key {
+                true => written.clone(),
+                false => place.of_key("required", Some(&required.place)),
+            };
+            let advice = "write `required = false`, or leave the other one out";
+            report.complain(&place, format!("`required = true` keeps it live, and `{key} {does}: {advice}"));
+        };
+        if let Some(word) = self.renew.word().filter(|word| word.value == Renew::Never) {
+            at_odds("renew", &word.place, "= \"never\"` lets it end");
+        }
+        if let Some(word) = self.on_expiry.word().filter(|word| word.value == OnExpiry::Vanish) {
+            at_odds("on-expiry", &word.place, "= \"vanish\"` would hide what is fetched again");
         }
     }
 

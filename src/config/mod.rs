@@ -116,6 +116,7 @@ fn resolve(document: &DeTable<'_>, report: &Report, environment: &Environment) -
 /// Reads `[defaults]`: the shared keys, and who may enter directories.
 fn defaults(section: Section<'_>, environment: &Environment) -> (Keys, Rule) {
     let keys = Keys::read(&section, environment);
+    keys.check_required(&section.place, section.report);
     let mode = section.read("dir-mode", |found| value::mode("dir-mode", found, ModeOf::Directory));
     section.finish();
     let directory = Rule { mode: mode.unwrap_or(Mode(0o550)), ..keys.rule(environment) };

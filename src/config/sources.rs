@@ -9,7 +9,7 @@ use crate::config::report::{Place, Report};
 use crate::config::value::spelled;
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::name::{IdentityId, SourceId};
-use crate::core::source::SourceSpec;
+use crate::core::source::{Renew, SourceSpec};
 use crate::core::tree::TreeSpec;
 
 /// The sources found so far.
@@ -42,6 +42,10 @@ impl Sources {
         if let Some(known) = self.known.get(&read) {
             if let Some(first) = self.firsts.get(known.0 as usize) {
                 agree(first, keys, place, report);
+            }
+            if let Some(spec) = self.specs.get_mut(known.0 as usize).filter(|_| keys.is_required()) {
+                // What one file requires is there for all of them.
+                spec.policy.renew = Renew::Required;
             }
             return *known;
         }
@@ -83,7 +87,12 @@ fn agree(first: &First, keys: &Keys, place: &Place, report: &Report) {
     let word = |words: &[(&'static str, _)], value| {
         words.iter().find(|(_, known)| *known == value).map_or("unset", |(word, _)| *word).to_owned()
     };
-    let renew = |keys: &Keys| word(&RENEW, keys.policy().renew);
+    // What is required is kept, whatever the other file says of it, unless that lets it end.
+    let required = first.keys.is_required() || keys.is_required();
+    let renew = |keys: &Keys| match keys.renew.unwrap_or(Renew::InUse) {
+        Renew::InUse | Renew::Always | Renew::Required if required => word(&RENEW, Renew::Always),
+        renew => word(&RENEW, renew),
+    };
     let engine = |keys: &Keys| {
         ENGINE.iter().find(|(_, known)| *known == keys.engine()).map_or("unset", |(word, _)| *word).to_owned()
     };

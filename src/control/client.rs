@@ -40,7 +40,7 @@ pub enum AskError {
         mount_point: PathBuf,
     },
     /// The daemon gave no answer in time.
-    #[error("leasefs did not answer within {} seconds: look at its log, or try again", PATIENCE.as_secs())]
+    #[error("leasefs did not answer in time: look at its log, or try again")]
     TimedOut,
     /// The daemon closed the connection.
     #[error("leasefs closed the connection before it had answered: look at its log")]
@@ -153,6 +153,15 @@ impl Client {
             stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
         bounded.map_err(|error| AskError::Broken { trouble: error.to_string() })?;
         Ok(Some(Client { stream: BufReader::new(stream), mount_point: mount_point.to_owned() }))
+    }
+
+    /// Waits no longer than that for each answer from now on.
+    ///
+    /// # Errors
+    /// [`AskError::Broken`].
+    pub fn be_patient(&mut self, patience: Duration) -> Result<(), AskError> {
+        let bounded = self.stream.get_ref().set_read_timeout(Some(patience));
+        bounded.map_err(|error| AskError::Broken { trouble: error.to_string() })
     }
 
     /// The mount that it is connected to.

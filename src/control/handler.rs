@@ -7,14 +7,17 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::control::explaining::{Lore, next_report};
 use crate::control::listener::Handler;
+use crate::control::lock_store::LockStore;
 use crate::control::protocol::{
     Ask, FileReport, IdentityReport, Instant, LeaseReport, RefreshReport, RefreshedFile, Refusal, Reply,
     RevokeReport, StatusReport, VaultReport,
 };
 use crate::core::effect::{Answer, Outcome};
-use crate::core::engine::{FileStatus, IdentityStatus, Retirement, Status};
+use crate::core::engine::{FileStatus, IdentityStatus, Kind, Retirement, Status};
 use crate::core::error::FsError;
+use crate::core::locks::{Lock, Scope};
 use crate::core::name::{IdentityId, Ino, LeaseId};
 use crate::core::time::{BootTime, UnixTime};
 use crate::driver::clock::Clock;
@@ -52,22 +55,39 @@ pub struct ServiceHandler<C> {
     pub service: Service<C>,
     /// What the daemon says of itself.
     pub info: MountInfo,
+    /// What it can tell of policies and of the configuration.
+    pub lore: Box<dyn Lore>,
+    /// What keeps its locks.
+    pub locks: tokio::sync::Mutex<LockStore>,
     /// Notified once the daemon is asked to end; a permit is kept if nobody waits yet.
     pub stop: Arc<Notify>,
 }
 
+/// Why generations end.
+#[derive(Clone, Copy)]
+pub(super) enum Ending<'a> {
+    /// These files are revoked.
+    Revoke(&'a [Ino]),
+    /// These names are locked.
+    Lock(&'a [Scope], &'a Lock),
+}
+
 impl<C: Clock> Handler for ServiceHandler<C> {
-    async fn answer(&self, ask: Ask) -> Reply {
+    async fn answer(&self, ask: Ask, uid: u32) -> Reply {
         match ask {
             Ask::Status => Reply::Status(Box::new(self.status())),
             Ask::Revoke { names } => match self.select(&names) {
-                Ok(files) => Reply::Revoked(self.revoke(&files).await),
+                Ok(files) => Reply::Revoked(self.end(Ending::Revoke(&files)).await),
                 Err(refusal) => Reply::Refused(refusal),
             },
             Ask::Refresh { names } => match self.select(&names) {
                 Ok(files) => Reply::Refreshed(self.refresh(&files).await),
                 Err(refusal) => Reply::Refused(refusal),
             },
+            Ask::Lock { names, reason } => self.lock(&names, &reason, uid).await,
+            Ask::Unlock { names } => self.unlock(&names, uid).await,
+            Ask::Explain { name } => self.explain(&name),
+            Ask::Wait { names, patience_ms } => self.wait(&names, Duration::from_millis(patience_ms)).await,
             Ask::Unmount => Reply::Stopping { pid: self.info.pid },
         }
     }
@@ -105,6 +125,7 @@ impl<C: Clock> ServiceHandler<C> {
             },
             identities: identities.into_iter().map(|one| self.identity_report(one, &times)).collect(),
             files: files.into_iter().map(|file| self.file_report(file, &times)).collect(),
+            locks: self.lock_reports(),
             memory,
             unrevoked: refused.into_iter().map(|one| self.lease_report(one, &times)).collect(),
             losses: self.losses(),
@@ -112,12 +133,24 @@ impl<C: Clock> ServiceHandler<C> {
     }
 
     fn identity_report(&self, status: IdentityStatus, times: &Times) -> IdentityReport {
-        let IdentityStatus { identity, logged_in, expires, error } = status;
+        let IdentityStatus { identity, logged_in, expires, error, duration, kept, used } = status;
         let expires = expires.map(|end| times.instant(end));
-        IdentityReport { name: self.identity(identity), logged_in, expires, error }
+        IdentityReport {
+            name: self.identity(identity),
+            logged_in,
+            expires,
+            error,
+            duration_seconds: duration.map(|span| span.as_secs()),
+            kept,
+            used,
+        }
     }
 
-    fn file_report(&self, status: FileStatus, times: &Times) -> FileReport {
+    pub(super) fn file_report(&self, status: FileStatus, times: &Times) -> FileReport {
+        let duration = match (status.kind, status.issued, status.expires) {
+            (Some(Kind::OwnEnd), Some(issued), Some(end)) => Some(times.between(issued, end)),
+            _ => status.duration.map(|span| span.as_secs()),
+        };
         FileReport {
             name: status.name,
             state: status.state.name().to_owned(),
@@ -131,6 +164,10 @@ impl<C: Clock> ServiceHandler<C> {
             readers: status.readers,
             error: status.error,
             vanished: status.vanished,
+            required: status.required,
+            kind: status.kind.map(|kind| kind_word(kind).to_owned()),
+            duration_seconds: duration,
+            next: next_report(status.next, times),
         }
     }
 
@@ -144,7 +181,7 @@ impl<C: Clock> ServiceHandler<C> {
         }
     }
 
-    fn identity(&self, id: IdentityId) -> String {
+    pub(super) fn identity(&self, id: IdentityId) -> String {
         self.info.identities.get(id.0 as usize).cloned().unwrap_or_else(|| id.0.to_string())
     }
 
@@ -163,10 +200,13 @@ impl<C: Clock> ServiceHandler<C> {
     }
 
     /// Ends generations and waits a moment for Vault to confirm it.
-    async fn revoke(&self, files: &[Ino]) -> RevokeReport {
+    pub(super) async fn end(&self, ending: Ending<'_>) -> RevokeReport {
         let (ended, mine) = self.service.call(|engine, at| {
             let before = engine.retirements(at.now);
-            let (ended, effects) = engine.revoke(at, files);
+            let (ended, effects) = match ending {
+                Ending::Revoke(files) => engine.revoke(at, files),
+                Ending::Lock(scopes, lock) => engine.lock(at, scopes, lock),
+            };
             let mut mine = engine.retirements(at.now);
             mine.retain(|lease, _| !before.contains_key(lease));
             ((ended, mine), effects)
@@ -242,7 +282,7 @@ impl<C: Clock> ServiceHandler<C> {
         }
     }
 
-    fn times(&self) -> Times {
+    pub(super) fn times(&self) -> Times {
         Times { now: self.service.clock().now(), wall: self.service.clock().wall() }
     }
 }
@@ -263,13 +303,28 @@ impl Waiter for Waiting {
 }
 
 /// Both clocks, read at once.
-struct Times {
-    now: BootTime,
-    wall: UnixTime,
+pub(super) struct Times {
+    pub(super) now: BootTime,
+    pub(super) wall: UnixTime,
+}
+
+fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Kv => "kv",
+        Kind::Static => "static",
+        Kind::Lease => "lease",
+        Kind::OwnEnd => "own-end",
+    }
 }
 
 impl Times {
-    fn instant(&self, end: BootTime) -> Instant {
+    /// From an instant of the wall clock to one of the clock of leases, in seconds.
+    fn between(&self, from: UnixTime, to: BootTime) -> u64 {
+        let to = UnixTime::of(to, self.now, self.wall);
+        u64::try_from(to.seconds.saturating_sub(from.seconds)).unwrap_or(0)
+    }
+
+    pub(super) fn instant(&self, end: BootTime) -> Instant {
         let left = end.since(self.now);
         let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
         let at = UnixTime { seconds: self.wall.seconds.saturating_add(seconds), nanoseconds: 0 };
@@ -278,7 +333,7 @@ impl Times {
 }
 
 /// An instant as RFC 3339, in whole seconds.
-fn rfc3339(time: UnixTime) -> String {
+pub(super) fn rfc3339(time: UnixTime) -> String {
     // The last second of the year 9999: what is later can't be written.
     let seconds = u64::try_from(time.seconds).unwrap_or(0).min(253_402_300_799);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()

@@ -32,8 +32,8 @@ const CONNECTIONS: usize = 16;
 
 /// What a daemon answers.
 pub trait Handler: Send + Sync + 'static {
-    /// The answer to a request. May wait, in bounded time.
-    fn answer(&self, ask: Ask) -> impl Future<Output = Reply> + Send;
+    /// The answer to a request of this user. May wait, in bounded time.
+    fn answer(&self, ask: Ask, uid: u32) -> impl Future<Output = Reply> + Send;
     /// The answer to [`Ask::Unmount`] was sent: the daemon may end. Must not block.
     fn stop(&self);
 }
@@ -145,7 +145,8 @@ pub(super) fn is_dead(path: &Path) -> bool {
 /// Answers the requests of one connection until it is closed, idle or misused.
 async fn converse(mut stream: UnixStream, handler: &impl Handler) -> io::Result<()> {
     let (uid, _) = sys::effective_ids();
-    if !may_ask(sys::peer(&stream)?.uid, uid) {
+    let peer = sys::peer(&stream)?.uid;
+    if !may_ask(peer, uid) {
         return send(&mut stream, Reply::Refused(Refusal::NotAllowed { uid })).await;
     }
     let mut stream = BufReader::new(stream);
@@ -161,7 +162,7 @@ async fn converse(mut stream: UnixStream, handler: &impl Handler) -> io::Result<
             return send(&mut stream, Reply::Refused(Refusal::NotUnderstood)).await;
         }
         let reply = match parse_request(&request) {
-            Ok(ask) => handler.answer(ask).await,
+            Ok(ask) => handler.answer(ask, peer).await,
             Err(refusal) => Reply::Refused(refusal),
         };
         let stops = matches!(reply, Reply::Stopping { .. });

@@ -160,6 +160,18 @@ impl ControlDirectory {
     }
 }
 
+/// The longest name of a file that is named after a mount point, in bytes; leaves room for a draft's.
+const FILE_NAME_MAX: usize = 200;
+
+/// The name of a file about a mount, in a directory of such files.
+pub(super) fn file_name(mount_point: &Path, suffix: &str) -> String {
+    let plain = escape(mount_point) + suffix;
+    if plain.len() <= FILE_NAME_MAX {
+        return plain;
+    }
+    format!("{HASHED}{:016x}{suffix}", hash(mount_point.as_os_str().as_bytes()))
+}
+
 /// A path as a name: `/` becomes `-`, and what is neither a letter nor a digit nor one of `:_.` becomes
 /// `\xHH`, as does a dot at the beginning.
 fn escape(path: &Path) -> String {

@@ -3,7 +3,15 @@
 //! Requests are read strictly: a word that this daemon doesn't know is refused, not skipped. Answers are
 //! read leniently, so that a newer daemon may say more than an older command knows.
 
+mod explain;
+mod locks;
+mod wait;
+
 use serde::{Deserialize, Serialize};
+
+pub use explain::{ExplainReport, HeldReport, Needs, NextReport, OriginReport};
+pub use locks::{LockReport, LockedReport, StillLocked, UnlockedReport};
+pub use wait::{WaitReport, WaitedFile};
 
 /// The version of the protocol; another one is refused.
 pub const VERSION: u32 = 1;
@@ -40,6 +48,31 @@ pub enum Ask {
         /// Files, or directories for all that is below them; none: all.
         names: Vec<String>,
     },
+    /// End generations now, and let nobody open these until they are unlocked.
+    Lock {
+        /// Files, or directories for all that is or will be below them; none: all.
+        names: Vec<String>,
+        /// What whoever wants to read them is told, in one line.
+        reason: String,
+    },
+    /// Let files be opened again.
+    Unlock {
+        /// Files, or directories for all locks below them; none: all.
+        names: Vec<String>,
+    },
+    /// Everything about one name.
+    Explain {
+        /// A file or a directory.
+        name: String,
+    },
+    /// How files stand that somebody waits for; what is named and not live is fetched. Answered within a
+    /// second, whatever the patience.
+    Wait {
+        /// Files, or directories for all that is below them; none: what is required.
+        names: Vec<String>,
+        /// How long the answer may wait for them, in milliseconds.
+        patience_ms: u64,
+    },
     /// End, as SIGTERM does.
     Unmount,
 }
@@ -63,6 +96,14 @@ pub enum Reply {
     Revoked(RevokeReport),
     /// To [`Ask::Refresh`].
     Refreshed(RefreshReport),
+    /// To [`Ask::Lock`].
+    Locked(LockedReport),
+    /// To [`Ask::Unlock`].
+    Unlocked(UnlockedReport),
+    /// To [`Ask::Explain`].
+    Explained(Box<ExplainReport>),
+    /// To [`Ask::Wait`].
+    Waited(WaitReport),
     /// To [`Ask::Unmount`]: it ends now.
     Stopping {
         /// The daemon.
@@ -114,6 +155,9 @@ pub struct StatusReport {
     pub identities: Vec<IdentityReport>,
     /// Each file that is declared or that a program has looked at, by name.
     pub files: Vec<FileReport>,
+    /// What is locked.
+    #[serde(default)]
+    pub locks: Vec<LockReport>,
     /// Bytes of secrets and lists kept.
     pub memory: u64,
     /// Leases that could not be revoked and live on in Vault.
@@ -142,6 +186,15 @@ pub struct IdentityReport {
     pub expires: Option<Instant>,
     /// Why the last login failed.
     pub error: Option<String>,
+    /// How long the token was granted for at first, in seconds; `None`: it has no end, or there is none.
+    #[serde(default)]
+    pub duration_seconds: Option<u64>,
+    /// Whether it is going to be extended, or replaced by a new one.
+    #[serde(default)]
+    pub kept: bool,
+    /// Whether anything is read with it.
+    #[serde(default)]
+    pub used: bool,
 }
 
 /// How a file stands.
@@ -171,6 +224,18 @@ pub struct FileReport {
     pub error: Option<String>,
     /// The name is gone with its lease.
     pub vanished: bool,
+    /// It is fetched before the mount is ready, and kept live.
+    #[serde(default)]
+    pub required: bool,
+    /// `kv`, `static`, `lease` or `own-end`: what keeps what it shows valid.
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// How long a lease was granted for, or from issue to its own end, in seconds; none for KV.
+    #[serde(default)]
+    pub duration_seconds: Option<u64>,
+    /// What happens to it next, by itself; `None`: nothing.
+    #[serde(default)]
+    pub next: Option<NextReport>,
 }
 
 /// An end, for people and for programs.
@@ -258,7 +323,11 @@ mod tests {
             Ask::Status,
             Ask::Revoke { names: Vec::new() },
             Ask::Revoke { names: names.clone() },
-            Ask::Refresh { names },
+            Ask::Refresh { names: names.clone() },
+            Ask::Lock { names: names.clone(), reason: "a \"b\"\n".to_owned() },
+            Ask::Unlock { names: names.clone() },
+            Ask::Wait { names, patience_ms: 200 },
+            Ask::Explain { name: "db".to_owned() },
             Ask::Unmount,
         ] {
             let line = line(&Request { v: VERSION, ask: ask.clone() });

@@ -293,6 +293,8 @@ pub enum End {
     Revoked,
     /// Nobody has used it for `idle-timeout`, and `on-idle = "revoke"`.
     Unused,
+    /// An operator locked one of its names.
+    Locked,
     /// It made room under `max-memory`.
     Evicted,
     /// The mount is ending.

@@ -8,6 +8,7 @@ pub mod error;
 pub mod handles;
 pub mod identity;
 pub mod listing;
+pub mod locks;
 pub mod name;
 pub mod source;
 pub mod time;

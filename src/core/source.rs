@@ -50,6 +50,8 @@ pub enum Renew {
     InUse,
     /// Used or not.
     Always,
+    /// Used or not, from the mount on: what ends is fetched again by itself.
+    Required,
     /// Never: it lapses.
     Never,
 }
@@ -545,7 +547,7 @@ impl<B: Body> Source<B> {
 
     /// Whether a program uses it: it is open, or was lately, or is to be kept in any case.
     pub fn in_use(&self, now: BootTime) -> bool {
-        self.spec.policy.renew == Renew::Always
+        matches!(self.spec.policy.renew, Renew::Always | Renew::Required)
             || self.is_open()
             || self.idle_from().is_some_and(|idle| now < idle)
     }

@@ -34,7 +34,13 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
             match why {
                 End::GoneInVault | End::TokenGone => tracing::warn!(files, path, why = why_text, "ended"),
                 _ if !leased => tracing::debug!(files, path, why = why_text, "ended"),
-                End::Lapsed | End::Replaced | End::Revoked | End::Unused | End::Evicted | End::Stopped => {
+                End::Lapsed
+                | End::Replaced
+                | End::Revoked
+                | End::Unused
+                | End::Locked
+                | End::Evicted
+                | End::Stopped => {
                     tracing::info!(files, path, why = why_text, "ended");
                 }
             }
@@ -115,6 +121,7 @@ fn why_text(why: End) -> &'static str {
         End::TokenGone => "its token is gone",
         End::Revoked => "revoked by an operator",
         End::Unused => "nobody has used it for idle-timeout",
+        End::Locked => "locked by an operator",
         End::Evicted => "made room under max-memory",
         End::Stopped => "the mount ends",
     }

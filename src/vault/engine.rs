@@ -182,28 +182,51 @@ fn below_guessed_mount(path: &VaultPath) -> Option<String> {
 /// The mounts that Vault has named, per namespace. Vault refuses a mount inside another, so at most one
 /// entry fits a path.
 #[derive(Default)]
-pub(super) struct MountTable(Mutex<BTreeMap<(Option<String>, String), EngineMount>>);
+pub(super) struct MountTable(Mutex<BTreeMap<(Option<String>, String), Known>>);
+
+struct Known {
+    mount: EngineMount,
+    /// Perhaps another engine is mounted there by now.
+    doubtful: bool,
+}
 
 impl MountTable {
     pub fn find(&self, namespace: Option<&str>, path: &VaultPath) -> Option<EngineMount> {
+        self.first(namespace, path, |known| !known.doubtful)
+    }
+
+    /// What Vault said last, be it forgotten since: good enough to tell an operator.
+    pub fn last_known(&self, namespace: Option<&str>, path: &VaultPath) -> Option<EngineMount> {
+        self.find(namespace, path).or_else(|| self.first(namespace, path, |_| true))
+    }
+
+    fn first(
+        &self,
+        namespace: Option<&str>,
+        path: &VaultPath,
+        fits: impl Fn(&Known) -> bool,
+    ) -> Option<EngineMount> {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = path.as_str();
         let ends = text.match_indices('/').map(|(at, _)| at).chain([text.len()]);
         ends.filter_map(|end| table.get(&(namespace.map(str::to_owned), text[..end].to_owned())))
-            .next()
-            .cloned()
+            .find(|known| fits(known))
+            .map(|known| known.mount.clone())
     }
 
     pub fn remember(&self, namespace: Option<&str>, mount: EngineMount) {
         let key = (namespace.map(str::to_owned), mount.path.clone());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, mount);
+        let known = Known { mount, doubtful: false };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, known);
     }
 
-    /// Drops what is known of the mount of `path`: it may have been replaced by another.
+    /// Does not believe any more what is known of the mount of `path`: it may have been replaced by another.
     pub fn forget(&self, namespace: Option<&str>, path: &VaultPath) {
         if let Some(mount) = self.find(namespace, path) {
             let key = (namespace.map(str::to_owned), mount.path);
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {
+                known.doubtful = true;
+            }
         }
     }
 }
@@ -331,5 +354,18 @@ mod tests {
         assert!(table.find(None, &path("a/kv/x")).is_none());
         table.forget(Some("team"), &path("a/kv/other"));
         assert!(table.find(Some("team"), &path("a/kv/x/y")).is_none());
+    }
+
+    #[test]
+    fn a_mount_that_is_not_believed_any_more_stands_in_nobodys_way_and_can_still_be_told() {
+        let table = MountTable::default();
+        let secret = path("team/kv/a");
+        table.remember(None, mount("team", "kv", Some(2)));
+        table.forget(None, &secret);
+        assert_eq!(table.find(None, &secret), None);
+        assert_eq!(table.last_known(None, &secret), Some(mount("team", "kv", Some(2))));
+        table.remember(None, mount("team/kv", "kv", Some(1)));
+        assert_eq!(table.find(None, &secret), Some(mount("team/kv", "kv", Some(1))));
+        assert_eq!(table.last_known(None, &secret), Some(mount("team/kv", "kv", Some(1))));
     }
 }

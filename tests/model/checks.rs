@@ -20,6 +20,7 @@ pub fn all(world: &mut World) {
     no_byte_after_the_end(world, &answers);
     a_handle_keeps_its_generation(world, &answers);
     the_page_cache_gets_the_current_generation(world);
+    nothing_locked_is_shown(world, &answers);
     at_most_two_generations(world);
     each_thing_has_one_wake(world);
     wakes_are_in_time(world);
@@ -102,6 +103,44 @@ fn a_handle_keeps_its_generation(world: &mut World, answers: &Answers) {
             }
             Err(error) => panic!("{handle:?}: {error}"),
         }
+    }
+}
+
+/// Whether a name covers another: it is the same, or lies above it.
+pub fn covers(name: &str, other: &str) -> bool {
+    name.is_empty() || name == other || other.starts_with(&format!("{name}/"))
+}
+
+/// Whether a path is locked.
+pub fn is_locked(world: &World, path: &str) -> bool {
+    world.locked.iter().any(|name| covers(name, path))
+}
+
+/// A handle on a locked file reads nothing, for itself or for the page cache.
+fn nothing_locked_is_shown(world: &World, answers: &Answers) {
+    for (handle, answer) in answers {
+        let path = world.path(world.handles[handle].ino);
+        if is_locked(world, &path) {
+            assert_eq!(*answer, Err(FsError::GenerationEnded), "{path} is locked");
+            assert!(world.engine.read(world.now, *handle, Reader::PageCache).is_err(), "{path} is locked");
+        }
+    }
+}
+
+/// Whether each name that shows something of a source is locked.
+pub fn is_shut(world: &World, source: SourceId, path: &str) -> bool {
+    let layout = &world.layout;
+    let files = layout.files.iter().filter(|file| file.source == source).map(|file| file.name.to_string());
+    let dirs = layout.field_dirs.iter().filter(|dir| dir.source == source).map(|dir| dir.name.to_string());
+    let tree = &layout.trees[0];
+    let below = path.strip_prefix(tree.prefix.as_str()).map(|rest| format!("{}{rest}", tree.name));
+    files.chain(dirs).chain(below).all(|name| is_locked(world, &name))
+}
+
+/// Nobody has what is locked read.
+pub fn what_is_locked_is_not_read(world: &World, effect: &Effect) {
+    if let Effect::Read { source, read, .. } = effect {
+        assert!(!is_shut(world, *source, read.path.as_str()), "{effect:?}, and all of it is locked");
     }
 }
 

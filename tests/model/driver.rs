@@ -279,7 +279,7 @@ impl World {
                 let fetched = self.render(sent, source, with, path, kind, content, names);
                 let issue = self.issues.len() - 1;
                 let fx = self.engine.fetched(at, source, request, with, FetchResult::Secret(fetched));
-                self.accepted(source, issue, sent, expected, &fx.list);
+                self.accepted(source, issue, path, sent, expected, &fx.list);
                 fx
             }
         }
@@ -357,6 +357,7 @@ impl World {
         &mut self,
         source: SourceId,
         issue: usize,
+        path: &str,
         sent: BootTime,
         expected: bool,
         effects: &[Effect],
@@ -370,7 +371,8 @@ impl World {
             |one| matches!(one, Effect::Report(Report::FetchFailed { source: of, .. }) if *of == source),
         );
         let failed = reported || self.engine.failure_of(source).is_some();
-        if !expected || self.stopped {
+        let shut = checks::is_shut(self, source, path);
+        if !expected || self.stopped || shut {
             assert!(!published, "an answer that nobody waited for was published");
             return;
         }
@@ -450,6 +452,7 @@ impl World {
         for effect in effects.list {
             self.say(|| format!("    {effect:?}"));
             self.credential_is_held(&effect);
+            checks::what_is_locked_is_not_read(self, &effect);
             match effect {
                 Effect::Read { source, request, minting, urgency, .. } => {
                     let before = self.in_flight.insert(source, request);

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 use crate::checks;
-use crate::layout::{FILES, NAMES, VISITS, layout, vault};
+use crate::layout::{FILES, LOCKS, NAMES, VISITS, layout, vault};
 use crate::vault::Engine;
 use crate::world::{Pace, Weather, World};
 
@@ -33,6 +33,8 @@ enum Step {
     Refresh { files: u8 },
     RefreshAll,
     Revoke { files: u8 },
+    Lock { name: u8 },
+    Unlock { name: u8 },
     Advance { span: u8, pace: Pace },
     Notify,
     Tick,
@@ -100,6 +102,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(|files| Refresh { files }),
         1 => Just(RefreshAll),
         1 => any::<u8>().prop_map(|files| Revoke { files }),
+        1 => any::<u8>().prop_map(|name| Lock { name }),
+        2 => any::<u8>().prop_map(|name| Unlock { name }),
         14 => (any::<u8>(), pace()).prop_map(|(span, pace)| Advance { span, pace }),
         2 => Just(Notify),
         2 => Just(Tick),
@@ -123,7 +127,8 @@ fn world(seed: u64) -> World {
     let seconds = Duration::from_secs;
     let mut policy_rng = rng.fork();
     let policy = move || SourcePolicy {
-        renew: [Renew::InUse, Renew::InUse, Renew::InUse, Renew::Always, Renew::Never][policy_rng.usize(..5)],
+        renew: [Renew::InUse, Renew::InUse, Renew::InUse, Renew::Always, Renew::Required, Renew::Never]
+            [policy_rng.usize(..6)],
         max_age: [seconds(1), seconds(60), seconds(60)][policy_rng.usize(..3)],
         grace: [seconds(0), seconds(5), seconds(60)][policy_rng.usize(..3)],
         idle_timeout: [None, Some(seconds(0)), Some(seconds(30))][policy_rng.usize(..3)],
@@ -133,7 +138,11 @@ fn world(seed: u64) -> World {
     let lease = seconds([5, 20, 60, 600][rng.usize(..4)]);
     let max = lease * [1, 2, 5][rng.usize(..3)];
     let ttl = seconds([10, 60, 600, 3600, 3600, 36_000][rng.usize(..6)]);
-    let layout = layout(policy, max_memory);
+    let mut layout = layout(policy, max_memory);
+    if layout.trees[0].policy.renew == Renew::Required {
+        // Names that nobody declared can't be required.
+        layout.trees[0].policy.renew = Renew::InUse;
+    }
     let mut vault = vault((lease, max), (ttl, ttl * [1, 2, 4][rng.usize(..3)]));
     vault.token_renewable &= rng.bool();
     let mut world = World::new(layout, vault, rng.u64(..));
@@ -274,6 +283,8 @@ fn perform(world: &mut World, step: &Step) {
             let files = files(world, *mask);
             world.revoke(&files);
         }
+        Step::Lock { name } => world.lock(LOCKS[usize::from(*name) % LOCKS.len()]),
+        Step::Unlock { name } => world.unlock(LOCKS[usize::from(*name) % LOCKS.len()]),
         Step::Advance { span: number, pace } => world.advance(world.now + span(*number), *pace),
         Step::Notify => world.notify(),
         Step::Tick => world.tick(),

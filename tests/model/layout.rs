@@ -170,6 +170,10 @@ pub const NAMES: [&str; 21] = [
 pub const FILES: [&str; 8] =
     ["db/password", "db/dsn", "weather.json", "plain", "tls/tls.crt", "all.json", "db/static", "cloud"];
 
+/// Names that an operator may lock.
+pub const LOCKS: [&str; 10] =
+    ["", "db", "db/password", "weather.json", "fields", "kv", "kv/same", "kv/a/k1", "cloud", "all.json"];
+
 /// Files that a program may walk to.
 pub const VISITS: [&str; 14] = [
     "db/password",

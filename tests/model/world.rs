@@ -14,6 +14,7 @@ use leasefs::core::effect::{
 };
 use leasefs::core::engine::{Engine, Layout, Reader, Room, Settlement};
 use leasefs::core::error::FsError;
+use leasefs::core::locks::Lock;
 use leasefs::core::name::{HandleId, Ino, LeaseId, RequestId, SourceId, Ticket};
 use leasefs::core::source::{Body, Piece};
 use leasefs::core::time::{BootTime, Chance, Moment};
@@ -261,6 +262,8 @@ pub struct World {
     pub twice: bool,
     /// Notifications don't reach the kernel.
     pub deaf: bool,
+    /// Names that are locked, with all below them.
+    pub locked: BTreeSet<String>,
     /// The mount has ended.
     pub stopped: bool,
     /// Requests on their way.
@@ -311,6 +314,7 @@ impl World {
             sent: Vec::new(),
             twice: false,
             deaf: false,
+            locked: BTreeSet::new(),
             stopped: false,
             events: Vec::new(),
             order: 0,
@@ -413,6 +417,10 @@ impl World {
             checks::no_effect(&fx, "open by one who may not read");
         } else {
             assert_ne!(outcome, Outcome::Done(Err(FsError::CallerDenied)));
+        }
+        if rule.is_some() && checks::is_locked(self, &self.path(ino)) {
+            assert!(matches!(outcome, Outcome::Done(Err(_))), "{outcome:?} of a locked file");
+            checks::no_effect(&fx, "open of a locked file");
         }
         match &outcome {
             Outcome::Done(Ok(opened)) => self.opened(*opened),
@@ -532,6 +540,27 @@ impl World {
         let at = self.at();
         let (_, fx) = self.engine.revoke(at, files);
         self.say(|| format!("revoke {files:?}"));
+        self.take(fx);
+    }
+
+    /// An operator's lock.
+    pub fn lock(&mut self, name: &str) {
+        let at = self.at();
+        let scopes = self.engine.scopes(&[name.to_owned()]).expect("the name is in the layout");
+        let lock = Lock { reason: "the model".to_owned(), uid: 0, since: self.layout.settings.mounted };
+        let (_, fx) = self.engine.lock(at, &scopes, &lock);
+        self.locked.insert(name.to_owned());
+        self.say(|| format!("lock {name:?}"));
+        self.take(fx);
+    }
+
+    /// An operator's unlock.
+    pub fn unlock(&mut self, name: &str) {
+        let at = self.at();
+        let scopes = self.engine.scopes(&[name.to_owned()]).expect("the name is in the layout");
+        let (_, fx) = self.engine.unlock(at, &scopes);
+        self.locked.retain(|held| !checks::covers(name, held));
+        self.say(|| format!("unlock {name:?}"));
         self.take(fx);
     }
 

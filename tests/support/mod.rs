@@ -11,6 +11,7 @@ pub mod postgres;
 pub mod programs;
 pub mod proxy;
 pub mod scenarios;
+pub mod served;
 pub mod server;
 pub mod stub;
 pub mod tcp;

@@ -26,15 +26,32 @@ impl Mount {
     /// own environment that speaks of Vault reaches the daemon, only `variables`.
     pub fn start(config: &str, variables: &[(&str, &str)]) -> Mount {
         let mut mount = Mount::launch(config, variables);
+        mount.wait_until_mounted();
+        mount
+    }
+
+    /// Ends it as systemd would, and mounts anew with the same configuration and mount point.
+    pub fn restart(&mut self, variables: &[(&str, &str)]) {
+        self.signal(Signal::SIGTERM);
+        self.wait();
+        self.restart_after_end(variables);
+    }
+
+    /// Mounts anew, once the daemon has ended, with the same configuration and mount point.
+    pub fn restart_after_end(&mut self, variables: &[(&str, &str)]) {
+        self.child = spawn(self.directory.path(), variables);
+        self.wait_until_mounted();
+    }
+
+    fn wait_until_mounted(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while !mount.is_mounted() {
-            if let Some(status) = mount.child.try_wait().expect("a child can be waited for") {
-                panic!("leasefs ended early with {status}:\n{}", mount.log());
+        while !self.is_mounted() {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                panic!("leasefs ended early with {status}:\n{}", self.log());
             }
-            assert!(Instant::now() < deadline, "not mounted in time:\n{}", mount.log());
+            assert!(Instant::now() < deadline, "not mounted in time:\n{}", self.log());
             sleep(Duration::from_millis(5));
         }
-        mount
     }
 
     /// Starts `leasefs mount` and does not wait; for configurations that it must refuse.
@@ -46,12 +63,7 @@ impl Mount {
         let path = directory.path().join("config.toml");
         let mut file = File::create(&path).expect("a file can be made");
         file.write_all(config.as_bytes()).expect("a file can be written");
-        let log = File::create(directory.path().join("log")).expect("a file can be made");
-        let mut command = leasefs();
-        command.arg("mount").arg(&path).arg(directory.path().join("mnt"));
-        command.env("LEASEFS_LOG", "leasefs=debug").env("NO_COLOR", "1").envs(variables.iter().copied());
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be cloned")).stderr(log);
-        let child = command.spawn().expect("leasefs can be started");
+        let child = spawn(directory.path(), variables);
         Mount { child, directory }
     }
 
@@ -150,6 +162,19 @@ impl Drop for Mount {
             let _ = nix::mount::umount2(&self.root(), nix::mount::MntFlags::MNT_DETACH);
         }
     }
+}
+
+/// Starts a daemon for the configuration and the mount point in this directory. What it locks, and what it
+/// logs, stays there as well.
+fn spawn(directory: &Path, variables: &[(&str, &str)]) -> Child {
+    let mut log = File::options();
+    let log = log.create(true).append(true).open(directory.join("log")).expect("a file can be made");
+    let mut command = leasefs();
+    command.arg("mount").arg(directory.join("config.toml")).arg(directory.join("mnt"));
+    command.env("LEASEFS_LOG", "leasefs=debug").env("NO_COLOR", "1");
+    command.env("STATE_DIRECTORY", directory.join("state")).envs(variables.iter().copied());
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be cloned")).stderr(log);
+    command.spawn().expect("leasefs can be started")
 }
 
 /// The binary, in an environment without anything of Vault's.

@@ -285,3 +285,27 @@ fn directories_are_files_of_one_source_or_all_fields() {
     assert_eq!((plan.field_dirs[0].source, plan.field_dirs[0].rule.mode), (SourceId(4), Mode(0o444)));
     assert_eq!(plan.sources[3].request.params, Some(Default::default()), "empty params still write");
 }
+
+#[test]
+fn what_one_file_requires_is_kept_for_all_files_of_its_secret_and_no_tree_is() {
+    let plan = read(
+        "[defaults]\nrequired = true\n\
+         [file.a]\nsecret = 'kv/a#x'\nrequired = false\nrenew = 'in-use'\n\
+         [file.b]\nsecret = 'kv/a#y'\n\
+         [file.c]\nsecret = 'kv/c'\nrequired = false\n\
+         [file.d]\nsecret = 'kv/d'\nrequired = false\nrenew = 'never'\n\
+         [dir.e]\nsecret = 'kv/e'\n\
+         [tree.f]\nsecret = 'kv/f'\n",
+    )
+    .unwrap();
+    let kept: Vec<(&str, Renew)> =
+        plan.sources.iter().map(|spec| (spec.request.path.as_str(), spec.policy.renew)).collect();
+    let expected = [
+        ("kv/a", Renew::Required),
+        ("kv/c", Renew::InUse),
+        ("kv/d", Renew::Never),
+        ("kv/e", Renew::Required),
+    ];
+    assert_eq!(kept, expected);
+    assert_eq!(plan.trees[0].policy.renew, Renew::InUse);
+}

@@ -390,3 +390,36 @@ fn all_mistakes_come_out_together_in_the_order_of_the_file() {
     let lines = [2, 3, 4, 5, 6, 8, 9, 10].map(|line| format!("agent.toml:{line}"));
     assert_eq!(places, lines, "{said:#?}");
 }
+
+#[test]
+fn what_is_required_must_not_be_let_go() {
+    check(&[
+        (
+            "[file.a]\nsecret = 'kv/a'\nrequired = true\nrenew = 'never'",
+            "4: file.a.renew",
+            "`required = true` keeps it live, and `renew = \"never\"` lets it end: write `required = false`",
+        ),
+        (
+            "[dir.a]\nsecret = 'kv/a'\non-expiry = 'vanish'\nrequired = true",
+            "3: dir.a.on-expiry",
+            "`on-expiry = \"vanish\"` would hide what is fetched again",
+        ),
+        (
+            "[defaults]\nrenew = 'never'\nrequired = true\n[file.a]\nsecret = 'kv/a'",
+            "2: defaults.renew",
+            "`required = true` keeps it live",
+        ),
+        (
+            "[defaults]\nrenew = 'never'\n[file.a]\nsecret = 'kv/a'\nrequired = true",
+            "5: file.a.required",
+            "`renew = \"never\"` lets it end",
+        ),
+        (
+            "[file.a]\nsecret = 'kv/a'\nrequired = true\n[file.b]\nsecret = 'kv/a'\nrenew = 'never'",
+            "6: file.b.renew",
+            "is never here and always for file.a",
+        ),
+        ("[file.a]\nsecret = 'kv/a'\nrequired = 'yes'", "3: file.a.required", "write `required = true`"),
+        ("[tree.a]\nsecret = 'kv/a'\nrequired = true", "3: tree.a.required", "each as a [file]"),
+    ]);
+}

@@ -1,17 +1,19 @@
 //! What an operator asks: how things stand, revoke, refresh, stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::core::access::{Caller, Verdict, may_read};
 use crate::core::effect::{Answer, Credential, Effect, End, Outcome};
+use crate::core::engine::explain::{Kind, Upcoming};
 use crate::core::engine::leases::{Retiring, Revocation};
 use crate::core::engine::waiting::Operation;
 use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, FsError};
-use crate::core::identity::LoginState;
+use crate::core::identity::{LoginState, TokenNext};
 use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId, Ticket};
-use crate::core::source::{Body, Fetch, Generation, Next, Piece, Source, Validity};
+use crate::core::source::{Body, Fetch, Generation, Next, Piece, Renew, Source, Validity};
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tree::Node;
 
@@ -73,6 +75,14 @@ pub struct FileStatus {
     pub error: Option<String>,
     /// The name is gone with its lease.
     pub vanished: bool,
+    /// It is kept live from the mount on, and waited for.
+    pub required: bool,
+    /// What keeps it valid.
+    pub kind: Option<Kind>,
+    /// How long its lease was granted for.
+    pub duration: Option<Duration>,
+    /// What happens to it next, by itself.
+    pub next: Upcoming,
 }
 
 /// How one identity stands.
@@ -86,6 +96,12 @@ pub struct IdentityStatus {
     pub expires: Option<BootTime>,
     /// Why the last login failed.
     pub error: Option<String>,
+    /// How long the token was granted for at first.
+    pub duration: Option<Duration>,
+    /// Whether it is going to be extended, or replaced by a new one of our own.
+    pub kept: bool,
+    /// Whether anything is read with it.
+    pub used: bool,
 }
 
 /// How a mount stands.
@@ -190,6 +206,15 @@ impl<B: Body> Engine<B> {
                         LoginState::Failed { failure, .. } => Some(failure.reason.clone()),
                         LoginState::Idle | LoginState::InFlight(_) => None,
                     },
+                    duration: token.and_then(|token| token.ttl),
+                    kept: token.is_some_and(|token| match token.next {
+                        TokenNext::Renew(_) | TokenNext::Renewing(_) => true,
+                        // A given one is replaced only if somebody puts another one in its place.
+                        TokenNext::Replace(_) => token.ours,
+                        TokenNext::Nothing => token.end == BootTime::NEVER,
+                    }),
+                    used: self.sources.values().any(|source| source.spec.identity == identity.id)
+                        || self.trees.iter().any(|tree| tree.identity == identity.id),
                 }
             })
             .collect();
@@ -207,10 +232,11 @@ impl<B: Body> Engine<B> {
         Status { files, identities, memory: self.memory, unrevoked }
     }
 
-    fn file_status(&self, now: BootTime, ino: Ino) -> Option<FileStatus> {
+    pub(super) fn file_status(&self, now: BootTime, ino: Ino) -> Option<FileStatus> {
         let (id, piece, _) = self.file_of(ino)?;
         let source = self.sources.get(&id)?;
-        let live = self.live(now, id);
+        let lock = self.lock_of(ino);
+        let live = self.live(now, id).filter(|_| lock.is_none());
         let readers = [&source.current, &source.previous]
             .into_iter()
             .flatten()
@@ -219,7 +245,7 @@ impl<B: Body> Engine<B> {
             .count();
         Some(FileStatus {
             name: self.tree.path(ino),
-            state: state_of(source, live, &piece, now),
+            state: lock.map_or_else(|| state_of(source, live, &piece, now), |_| State::Locked),
             path: source.spec.request.path.as_str().to_owned(),
             identity: source.spec.identity,
             size: live.and_then(|one| one.bodies.get(&piece)?.as_ref().ok()).map(|body| body.size()),
@@ -228,8 +254,15 @@ impl<B: Body> Engine<B> {
             expires: live.map(|one| self.end_of(one)).filter(|end| *end != BootTime::NEVER),
             lease: live.and_then(|one| one.lease().map(|lease| lease.id.clone())),
             readers,
-            error: error_of(source, live, &piece).map(|failure| failure.reason.clone()),
+            error: match lock {
+                Some(lock) => Some(lock.reason.clone()),
+                None => error_of(source, live, &piece).map(|failure| failure.reason.clone()),
+            },
             vanished: self.vanished.contains(&ino),
+            required: source.spec.policy.renew == Renew::Required,
+            kind: live.map(Kind::of),
+            duration: live.and_then(|one| one.lease().map(|lease| lease.duration)),
+            next: self.upcoming(now, id),
         })
     }
 
@@ -331,16 +364,10 @@ impl<B: Body> Engine<B> {
     /// Ends the generations of these files, here and in Vault. The next open fetches anew.
     pub fn revoke(&mut self, at: Moment, files: &[Ino]) -> (usize, Effects) {
         self.run(at, |engine, fx| {
-            let mut ended: Vec<(SourceId, GenerationId)> = files
-                .iter()
-                .filter_map(|ino| engine.file_of(*ino))
-                .filter_map(|(id, _, _)| Some((id, engine.sources.get(&id)?)))
-                .flat_map(|(id, source)| {
-                    [&source.current, &source.previous].into_iter().flatten().map(move |one| (id, one.id))
-                })
-                .collect();
-            ended.sort();
-            ended.dedup();
+            let sources: BTreeSet<SourceId> =
+                files.iter().filter_map(|ino| Some(engine.file_of(*ino)?.0)).collect();
+            let sources: Vec<SourceId> = sources.into_iter().collect();
+            let ended = engine.generations_of(&sources);
             for (id, which) in &ended {
                 engine.end_generation(at, *id, *which, End::Revoked, fx);
             }
@@ -355,6 +382,10 @@ impl<B: Body> Engine<B> {
             let mut outcomes = Vec::new();
             for ino in files {
                 let Some((id, _, _)) = engine.file_of(*ino) else { continue };
+                if engine.lock_of(*ino).is_some() {
+                    outcomes.push((*ino, Outcome::Done(Err(FsError::Locked))));
+                    continue;
+                }
                 if engine.stopping {
                     outcomes.push((*ino, Outcome::Done(Err(FsError::Stopping))));
                     continue;

@@ -245,9 +245,13 @@ impl<B: Body> Engine<B> {
 
     /// A name in a directory whose secret is not at hand, though the kernel need not ask for the directory
     /// again: it made room for others, or was ended. It may be a field, so its GETATTR finds out. What
-    /// starts with `#` may be another field than its name says, and is not guessed.
+    /// starts with `#` may be another field than its name says, and is not guessed; nor is what is locked.
     fn unread_field(&mut self, now: BootTime, parent: Ino, name: &str) -> Option<Node> {
         if !is_file_name(name) || name.starts_with('#') {
+            return None;
+        }
+        let known = self.tree.slot(self.tree.number(parent, name)).is_some();
+        if !known && self.lock_of_child(parent, name).is_some() {
             return None;
         }
         let (source, rule, on_expiry) = match self.tree.slot(parent).map(|slot| slot.node.clone()) {

@@ -9,7 +9,9 @@ use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
 use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId};
-use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation, Piece, Validity, static_end};
+use crate::core::source::{
+    Body, Fetch, Fetched, FetchedKind, Generation, Piece, Renew, Validity, static_end,
+};
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// After that long a read that is on its way keeps nobody waiting who can be shown a stale value.
@@ -150,6 +152,9 @@ impl<B: Body> Engine<B> {
         if self.stopping {
             return None;
         }
+        if self.is_shut(id) {
+            return Some(Failure::new(Fault::Refused, "it is locked"));
+        }
         let identity = source.spec.identity;
         let minting = match source.fetch {
             // The next look at a password that Vault is about to replace is not hurried.
@@ -264,6 +269,11 @@ impl<B: Body> Engine<B> {
             return;
         };
         match result {
+            FetchResult::Secret(fetched) if self.is_shut(id) => {
+                self.fetch_is_over(id);
+                self.refuse_late(at, id, with, FetchResult::Secret(fetched), fx);
+                self.drop_if_idle(id);
+            }
             FetchResult::Secret(fetched) if self.is_about_to_be_replaced(at, id, &fetched) => {
                 self.await_replacement(at, id, fx);
             }
@@ -552,7 +562,8 @@ impl<B: Body> Engine<B> {
                 .filter(|(id, _)| **id != keep)
                 .filter_map(|(id, source)| {
                     let current = source.current.as_ref()?;
-                    let evictable = current.is_free() && current.handles.is_empty();
+                    let kept = source.spec.policy.renew == Renew::Required;
+                    let evictable = current.is_free() && current.handles.is_empty() && !kept;
                     evictable.then_some((source.last_open, *id, current.id))
                 })
                 .min();

@@ -77,7 +77,7 @@ impl<B: Body> Engine<B> {
         };
         let look_ups = generations.iter().filter_map(|one| self.look_up_time(now, source, one.as_ref()?));
         ends.chain(queued)
-            .chain(self.upkeep_time(now, source))
+            .chain(self.upkeep_time(now, id))
             .chain(look_ups)
             .chain(self.stale_answer_time(now, id))
             .chain(giving_up_time(source))
@@ -85,18 +85,25 @@ impl<B: Body> Engine<B> {
     }
 
     /// When something must be done to keep a source as it is wanted.
-    fn upkeep_time(&self, now: BootTime, source: &Source<B>) -> Option<BootTime> {
+    pub(super) fn upkeep_time(&self, now: BootTime, id: SourceId) -> Option<BootTime> {
+        let source = self.sources.get(&id)?;
         let Some(current) = &source.current else {
-            let always = source.spec.policy.renew == Renew::Always;
-            // A static role has a new password by now.
-            let kept = source.last_open.is_some() && (always || source.free_elsewhere && source.in_use(now));
-            return (kept && source.fetch == Fetch::Idle && !self.stopping).then_some(source.not_before);
+            let kept = match source.spec.policy.renew {
+                Renew::Required => true,
+                Renew::Always => source.last_open.is_some(),
+                // A static role has a new password by now.
+                Renew::InUse => source.free_elsewhere && source.in_use(now),
+                Renew::Never => false,
+            };
+            let wanted = kept && !self.stopping && !self.is_shut(id);
+            return (wanted && source.fetch == Fetch::Idle).then_some(source.not_before);
         };
         let replaceable = source.fetch == Fetch::Idle && !self.stopping;
         match &current.validity {
             Validity::Kv { fresh_until, .. } | Validity::Static { fresh_until, .. } => {
+                let kept = source.is_open() || source.spec.policy.renew == Renew::Required;
                 let ask = current.ask.min(*fresh_until);
-                (replaceable && source.is_open()).then(|| ask.max(source.not_before))
+                (replaceable && kept).then(|| ask.max(source.not_before))
             }
             Validity::Fixed { replace } => {
                 (replaceable && source.in_use(now) && source.spec.policy.renew != Renew::Never)
@@ -136,8 +143,7 @@ impl<B: Body> Engine<B> {
             self.resume_fetch(at, id, fx);
         }
         self.look_up_due(at, id, fx);
-        let Some(source) = self.sources.get(&id) else { return };
-        if self.upkeep_time(at.now, source).is_some_and(|due| at.now >= due) {
+        if self.upkeep_time(at.now, id).is_some_and(|due| at.now >= due) {
             self.keep_up(at, id, fx);
         }
     }

@@ -54,6 +54,13 @@ impl List {
         }
     }
 
+    /// A request that has not gone out yet is not wanted any more.
+    pub(super) fn call_off(&mut self) {
+        if self.fetch == ListFetch::Queued {
+            self.fetch = ListFetch::Idle;
+        }
+    }
+
     /// How many bytes are kept of it.
     pub(super) fn bytes(&self) -> u64 {
         self.shown.as_ref().map_or(0, |shown| shown.bytes)

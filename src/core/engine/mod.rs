@@ -3,21 +3,25 @@
 //! Invariants, which `tests/model.rs` checks on random histories:
 //! - no byte of a generation is handed out at or after its end, or after its token's end;
 //! - at most one read of a source is in flight, and at most two generations of it are there;
-//! - a caller who may not read causes no effect;
+//! - a caller who may not read causes no effect, and nothing is fetched for a locked name;
 //! - each source, identity and retiring lease that must be looked at again has exactly one wake;
 //! - a ticket is answered exactly once.
 //!
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
-//! `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks), `reasons`
-//! (what a directory says of its names).
+//! `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks),
+//! `locking` (what an operator forbids), `explain` (everything about a name), `readiness` (what is waited
+//! for), `reasons` (what a directory says of its names).
 
 mod census;
 mod control;
 mod directories;
+mod explain;
 mod fetching;
 mod leases;
 mod lists;
+mod locking;
 mod operations;
+mod readiness;
 mod reasons;
 mod tokens;
 mod waiting;
@@ -30,6 +34,7 @@ use crate::core::access::Rule;
 use crate::core::effect::{Credential, Effect, End, ReadRequest, Report};
 use crate::core::handles::Handles;
 use crate::core::identity::Identity;
+use crate::core::locks::Locks;
 use crate::core::name::{
     FileId, FileName, GenerationId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId,
 };
@@ -43,11 +48,13 @@ pub use census::Census;
 pub use control::{
     Debt, FileStatus, IdentityStatus, Retirement, Settlement, State, Status, XATTRS, XattrValue,
 };
+pub use explain::{Details, Held, Kind, Origin, Subject, Upcoming};
 pub use fetching::FetchResult;
 pub use leases::Granted;
 use leases::Retiring;
 use lists::List;
 pub use operations::{Reader, Room};
+pub use readiness::Readiness;
 use waiting::Waiting;
 use wakes::{WakeKey, Wakes};
 
@@ -128,6 +135,7 @@ pub struct Engine<B> {
     waiting: BTreeMap<Ticket, Waiting>,
     retiring: BTreeMap<LeaseId, Retiring>,
     vanished: BTreeSet<Ino>,
+    locks: Locks,
     wakes: Wakes,
     /// The earliest wake that the caller was told of since the last tick.
     announced: Option<BootTime>,
@@ -196,6 +204,7 @@ impl<B: Body> Engine<B> {
             waiting: BTreeMap::new(),
             retiring: BTreeMap::new(),
             vanished: BTreeSet::new(),
+            locks: Locks::default(),
             wakes: Wakes::default(),
             announced: None,
             memory: 0,
@@ -326,7 +335,7 @@ impl<B: Body> Engine<B> {
         }
         if is_current {
             let vanishes = match why {
-                End::Replaced | End::Evicted | End::Stopped => false,
+                End::Replaced | End::Locked | End::Evicted | End::Stopped => false,
                 End::Lapsed if generation.is_free() => at.now >= generation.natural_end(),
                 End::Lapsed | End::Unused | End::GoneInVault | End::TokenGone | End::Revoked => true,
             };
@@ -342,7 +351,7 @@ impl<B: Body> Engine<B> {
         match (generation.validity, why) {
             (
                 Validity::Leased(lease),
-                End::Replaced | End::Unused | End::Evicted | End::Revoked | End::Stopped,
+                End::Replaced | End::Unused | End::Evicted | End::Revoked | End::Locked | End::Stopped,
             ) => {
                 self.retire(at, id, lease.id, generation.with, lease.expires, fx);
             }
@@ -353,7 +362,7 @@ impl<B: Body> Engine<B> {
             (Validity::Leased(_), End::Lapsed | End::GoneInVault | End::TokenGone) => {}
             (Validity::Kv { .. } | Validity::Static { .. } | Validity::Fixed { .. }, _) => {}
         }
-        if matches!(why, End::Unused | End::Evicted | End::Revoked)
+        if matches!(why, End::Unused | End::Evicted | End::Revoked | End::Locked)
             && let Some(source) = self.sources.get_mut(&id)
         {
             // The next open fetches anew, and nothing before it.

@@ -30,7 +30,13 @@ impl<B: Body> Engine<B> {
     pub fn lookup(&mut self, now: BootTime, parent: Ino, name: &str) -> Result<Entry, FsError> {
         let ino = match self.tree.declared_child(parent, name) {
             Some(ino) => ino,
-            None => self.place_child(now, parent, name)?,
+            None => match self.place_child(now, parent, name) {
+                // Nobody asks whether it is there.
+                Err(FsError::NoSuchName) if self.lock_of_child(parent, name).is_some() => {
+                    return Err(FsError::Locked);
+                }
+                placed => placed?,
+            },
         };
         if self.vanished.contains(&ino) {
             return Err(FsError::Vanished);
@@ -129,6 +135,9 @@ impl<B: Body> Engine<B> {
     /// `BadHandle`, or `GenerationEnded`.
     pub fn read(&self, now: BootTime, handle: HandleId, reader: Reader) -> Result<Arc<B>, FsError> {
         let file = self.handles.file(handle).ok_or(FsError::BadHandle)?;
+        if self.lock_of(file.ino).is_some() {
+            return Err(FsError::GenerationEnded);
+        }
         if reader == Reader::PageCache {
             let current = self.live(now, file.source).ok_or(FsError::GenerationEnded)?;
             return match current.bodies.get(&file.piece) {
@@ -280,7 +289,9 @@ impl<B: Body> Engine<B> {
     /// What `open` would say, if this file of the generation can't be shown.
     pub(super) fn file_attributes(&mut self, now: BootTime, ino: Ino) -> Result<Attributes, FsError> {
         let (id, piece, rule) = self.file_of(ino).ok_or(FsError::NoSuchName)?;
-        if let Some(generation) = self.live(now, id) {
+        if self.lock_of(ino).is_none()
+            && let Some(generation) = self.live(now, id)
+        {
             match generation.bodies.get(&piece) {
                 Some(Ok(_)) => {}
                 Some(Err(failure)) => return Err(failure.fault.situation()),
@@ -298,7 +309,8 @@ impl<B: Body> Engine<B> {
         piece: &Piece,
         rule: Rule,
     ) -> Attributes {
-        let shown = self.live(now, id).and_then(|generation| {
+        let generation = self.live(now, id).filter(|_| self.lock_of(ino).is_none());
+        let shown = generation.and_then(|generation| {
             let body = generation.bodies.get(piece)?.as_ref().ok()?;
             let end = self.end_of(generation);
             // Past its max-age the next stat asks Vault again.

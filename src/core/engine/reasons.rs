@@ -8,7 +8,7 @@ use crate::core::access::{Caller, Rule, Verdict, may_read};
 use crate::core::effect::Outcome;
 use crate::core::engine::Engine;
 use crate::core::engine::control::{XattrValue, error_of};
-use crate::core::error::{Failure, FsError};
+use crate::core::error::FsError;
 use crate::core::name::{Ino, NAME_MAX};
 use crate::core::source::Body;
 use crate::core::time::BootTime;
@@ -34,11 +34,11 @@ impl<B: Body> Engine<B> {
             self.tree.slot(child).filter(|slot| slot.parent == directory && slot.name == name)?;
             self.reason_of(now, child)
         });
-        let Some((rule, failure)) = failed else { return Outcome::Done(Err(FsError::NoSuchAttribute)) };
+        let Some((rule, reason)) = failed else { return Outcome::Done(Err(FsError::NoSuchAttribute)) };
         match may_read(caller, &rule) {
             Verdict::NeedGroups => Outcome::NeedGroups,
             Verdict::Deny => Outcome::Done(Err(FsError::CallerDenied)),
-            Verdict::Allow => Outcome::Done(Ok(XattrValue::Text(failure.reason.clone()))),
+            Verdict::Allow => Outcome::Done(Ok(XattrValue::Text(reason.to_owned()))),
         }
     }
 
@@ -68,22 +68,25 @@ impl<B: Body> Engine<B> {
     }
 
     /// Why a name could not be read, and who may read it.
-    fn reason_of(&self, now: BootTime, ino: Ino) -> Option<(Rule, &Failure)> {
-        match &self.tree.slot(ino)?.node {
+    fn reason_of(&self, now: BootTime, ino: Ino) -> Option<(Rule, &str)> {
+        let locked = self.lock_of(ino).map(|lock| lock.reason.as_str());
+        let (rule, failure) = match &self.tree.slot(ino)?.node {
             Node::Directory => None,
             Node::File(_) | Node::Field(_) => {
                 let (id, piece, rule) = self.file_of(ino)?;
-                Some((rule, error_of(self.sources.get(&id)?, self.live(now, id), &piece)?))
+                Some((rule, error_of(self.sources.get(&id)?, self.live(now, id), &piece)))
             }
             Node::FieldDirectory(index) => {
                 let spec = &self.field_dirs[*index];
-                Some((spec.rule, self.sources.get(&spec.source)?.failure.as_ref()?))
+                Some((spec.rule, self.sources.get(&spec.source)?.failure.as_ref()))
             }
             Node::TreeDirectory(directory) => {
                 let secret = self.known_secret_of(directory).and_then(|id| self.sources.get(&id));
-                let failure = self.list_failure(ino).or_else(|| secret?.failure.as_ref())?;
+                let failure = self.list_failure(ino).or_else(|| secret?.failure.as_ref());
                 Some((self.trees[directory.tree.0 as usize].rule, failure))
             }
-        }
+        }?;
+        let failed = failure.map(|failure| failure.reason.as_str());
+        Some((rule, locked.or(failed)?))
     }
 }

@@ -37,6 +37,10 @@ impl<B: Body> Engine<B> {
             for identity in used {
                 engine.log_in(identity, fx);
             }
+            for id in engine.sources.keys().copied().collect::<Vec<_>>() {
+                // Those that are required have something to do from the first moment on.
+                engine.touch_source(id);
+            }
         })
         .1
     }

@@ -30,6 +30,13 @@ pub(super) struct Waiting {
     on: On,
 }
 
+impl Waiting {
+    /// Which file or directory it is about.
+    pub(super) fn ino(&self) -> Ino {
+        self.ino
+    }
+}
+
 /// Whether a try may start a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
@@ -119,10 +126,13 @@ impl<B: Body> Engine<B> {
         start: Start,
         fx: &mut Effects,
     ) -> Attempt {
-        let Some(slot) = self.tree.slot(ino) else { return Attempt::Done(Err(FsError::NoSuchName)) };
         if self.vanished.contains(&ino) && operation != Operation::Refresh {
             return Attempt::Done(Err(FsError::Vanished));
         }
+        if let Some(attempt) = self.attempt_locked(at, ino, operation) {
+            return attempt;
+        }
+        let Some(slot) = self.tree.slot(ino) else { return Attempt::Done(Err(FsError::NoSuchName)) };
         match (&slot.node, operation) {
             (Node::File(_) | Node::Field(_), Operation::OpenDirectory) => {
                 Attempt::Done(Err(FsError::NotADirectory))
@@ -229,7 +239,18 @@ impl<B: Body> Engine<B> {
         self.drop_unheld_list(ino);
     }
 
-    fn try_again(&mut self, at: Moment, ticket: Ticket, start: Start, fx: &mut Effects) {
+    /// A caller waits for nothing that is on its way: it is to be tried again, or answered.
+    pub(super) fn wait_for_nothing(&mut self, ticket: Ticket) {
+        let Some(Waiting { on, .. }) = self.waiting.get(&ticket).copied() else { return };
+        if let Some(source) = on.source.and_then(|id| self.sources.get_mut(&id)) {
+            source.waiters.remove(&ticket);
+        }
+        if let Some(list) = on.list.and_then(|ino| self.lists.get_mut(&ino)) {
+            list.waiters.remove(&ticket);
+        }
+    }
+
+    pub(super) fn try_again(&mut self, at: Moment, ticket: Ticket, start: Start, fx: &mut Effects) {
         let Some(Waiting { ino, operation, .. }) = self.waiting.get(&ticket).copied() else { return };
         match self.attempt(at, ino, operation, start, fx) {
             Attempt::Pending(on) => self.wait_on(ticket, on),
@@ -244,13 +265,8 @@ impl<B: Body> Engine<B> {
     /// it waited for goes on without it.
     pub fn give_up(&mut self, at: Moment, ticket: Ticket) -> Effects {
         self.run(at, |engine, fx| {
-            let Some(Waiting { ino, operation, on }) = engine.waiting.remove(&ticket) else { return };
-            if let Some(source) = on.source.and_then(|id| engine.sources.get_mut(&id)) {
-                source.waiters.remove(&ticket);
-            }
-            if let Some(list) = on.list.and_then(|ino| engine.lists.get_mut(&ino)) {
-                list.waiters.remove(&ticket);
-            }
+            engine.wait_for_nothing(ticket);
+            let Some(Waiting { ino, operation, .. }) = engine.waiting.remove(&ticket) else { return };
             match engine.file_of(ino) {
                 Some((source, _, _)) => engine.note_silence(source, fx),
                 None => engine.note_silent_directory(ino, fx),

@@ -1,0 +1,230 @@
+//! Whether files can be read now: what a mount waits for before it says that it is ready, and what
+//! `leasefs wait` waits for.
+
+use crate::core::effect::{Effect, Minting, ReadRequest, Urgency};
+use crate::core::engine::control::State;
+use crate::core::engine::{Effects, Engine};
+use crate::core::error::FsError;
+use crate::core::locks::Scope;
+use crate::core::name::{Ino, SourceId};
+use crate::core::source::{Body, Fetch, Piece, Renew, SourceSpec};
+use crate::core::time::{BootTime, Moment};
+use crate::core::tree::Node;
+
+/// How a file stands for somebody who waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// Its name; that of a directory of fields stands for all of them.
+    pub name: String,
+    /// How it stands.
+    pub state: State,
+    /// Why it can't be read.
+    pub error: Option<String>,
+}
+
+impl Readiness {
+    /// Whether an open would be answered from memory.
+    pub fn is_live(&self) -> bool {
+        match self.state {
+            State::Live | State::Renewing | State::Stale => true,
+            State::Idle | State::Failed | State::Locked => false,
+        }
+    }
+}
+
+/// Something that is waited for.
+#[derive(Clone, Debug)]
+struct Wanted {
+    name: String,
+    source: SourceId,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    /// A file that has a number.
+    File(Ino),
+    /// A file of a tree that the kernel does not know yet.
+    Unseen(String),
+    /// All fields of a secret.
+    Fields,
+}
+
+impl<B: Body> Engine<B> {
+    /// How everything stands that is required.
+    pub fn required(&self, now: BootTime) -> Vec<Readiness> {
+        self.all_required().iter().map(|wanted| self.readiness(now, wanted)).collect()
+    }
+
+    /// How these files stand, or all below these directories; none: what is required. What is named and not
+    /// live is fetched, unless that failed a moment ago; what is required is fetched by itself.
+    ///
+    /// # Errors
+    /// The first name that the mount does not show.
+    pub fn want(&mut self, at: Moment, names: &[String]) -> (Result<Vec<Readiness>, String>, Effects) {
+        self.run(at, |engine, fx| {
+            if names.is_empty() {
+                return Ok(engine.required(at.now));
+            }
+            let mut wanted = Vec::new();
+            let mut unknown = None;
+            for name in names {
+                match engine.wanted(name) {
+                    Some(more) => wanted.extend(more),
+                    None => unknown = unknown.or_else(|| Some(name.clone())),
+                }
+            }
+            // One name that is wrong, and nothing is done for the others.
+            for one in wanted.iter().filter(|_| unknown.is_none()) {
+                if !engine.readiness(at.now, one).is_live() {
+                    engine.fetch_wanted(at, one, fx);
+                }
+            }
+            let readiness = wanted.iter().map(|one| engine.readiness(at.now, one)).collect();
+            for one in &wanted {
+                engine.drop_if_idle(one.source);
+            }
+            unknown.map_or(Ok(readiness), Err)
+        })
+    }
+
+    fn is_required(&self, id: SourceId) -> bool {
+        self.sources.get(&id).is_some_and(|source| source.spec.policy.renew == Renew::Required)
+    }
+
+    /// Declared files and directories; names below a tree may be no more than somebody's guess.
+    fn all_required(&self) -> Vec<Wanted> {
+        let files = self.tree.slots().filter_map(|(ino, slot)| match &slot.node {
+            Node::File(id) => Some((ino, self.files[id.0 as usize].source)),
+            Node::Directory | Node::Field(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
+        });
+        let files = files.filter(|(_, source)| self.is_required(*source)).map(|(ino, source)| Wanted {
+            name: self.tree.path(ino),
+            source,
+            what: What::File(ino),
+        });
+        let dirs = self.wanted_dirs().filter(|wanted| self.is_required(wanted.source));
+        in_order(files.chain(dirs))
+    }
+
+    /// All files that have a number, and all directories of fields, by name.
+    fn nameable(&self) -> Vec<Wanted> {
+        let files = self.tree.slots().filter_map(|(ino, _)| {
+            let (source, _, _) = self.file_of(ino)?;
+            Some(Wanted { name: self.tree.path(ino), source, what: What::File(ino) })
+        });
+        in_order(files.chain(self.wanted_dirs()))
+    }
+
+    fn wanted_dirs(&self) -> impl Iterator<Item = Wanted> {
+        self.field_dirs.iter().map(|dir| Wanted {
+            name: dir.name.as_str().to_owned(),
+            source: dir.source,
+            what: What::Fields,
+        })
+    }
+
+    /// What a name means; `None` if the mount does not show it.
+    fn wanted(&mut self, name: &str) -> Option<Vec<Wanted>> {
+        let scope = Scope::new(name).ok()?;
+        let wanted: Vec<Wanted> =
+            self.nameable().into_iter().filter(|wanted| scope.covers(&wanted.name)).collect();
+        if !wanted.is_empty() || self.tree.find(scope.as_str()).is_some() {
+            return Some(wanted);
+        }
+        Some(vec![self.unseen(scope.as_str())?])
+    }
+
+    /// A field of a secret below a tree, or of a directory of fields, that nobody has looked up.
+    fn unseen(&mut self, path: &str) -> Option<Wanted> {
+        let (source, field) = self.unseen_field(path)?;
+        Some(Wanted { name: path.to_owned(), source, what: What::Unseen(field) })
+    }
+
+    /// As [`Engine::unseen`]: the secret and its field. The caller drops the source if it stays idle.
+    pub(super) fn unseen_field(&mut self, path: &str) -> Option<(SourceId, String)> {
+        let (directory, field) = path.rsplit_once('/')?;
+        let source = match self.field_dirs.iter().find(|dir| dir.name.as_str() == directory) {
+            Some(dir) => dir.source,
+            None => {
+                let below = |name: &str| directory.strip_prefix(name)?.strip_prefix('/').map(str::to_owned);
+                let (tree, rest) =
+                    self.trees.iter().find_map(|tree| Some((tree, below(tree.name.as_str())?)))?;
+                let spec = SourceSpec {
+                    identity: tree.identity,
+                    request: ReadRequest {
+                        path: tree.prefix.join(&rest).ok()?,
+                        params: None,
+                        version: None,
+                        engine: tree.engine,
+                    },
+                    policy: tree.policy,
+                    fields: true,
+                };
+                self.source_for(spec)
+            }
+        };
+        Some((source, field.to_owned()))
+    }
+
+    fn readiness(&self, now: BootTime, wanted: &Wanted) -> Readiness {
+        let name = wanted.name.clone();
+        if let Some((_, lock)) = self.locks.covering(&name) {
+            return Readiness { name, state: State::Locked, error: Some(lock.reason.clone()) };
+        }
+        let state = match &wanted.what {
+            What::File(ino) if self.vanished.contains(ino) => {
+                let error = Some(FsError::Vanished.to_string());
+                return Readiness { name, state: State::Idle, error };
+            }
+            What::File(ino) => {
+                let status = self.file_status(now, *ino);
+                return match status {
+                    Some(status) => Readiness { name, state: status.state, error: status.error },
+                    None => Readiness { name, state: State::Idle, error: None },
+                };
+            }
+            What::Unseen(field) => match self.live(now, wanted.source) {
+                Some(one) if !one.bodies.contains_key(&Piece::Field(field.clone())) => {
+                    let error = Some(format!("the secret has no field {field:?}"));
+                    return Readiness { name, state: State::Failed, error };
+                }
+                live => live.map(|_| State::Live),
+            },
+            What::Fields => self.live(now, wanted.source).map(|_| State::Live),
+        };
+        let failure = self.failure_of(wanted.source).filter(|_| state.is_none());
+        let idle = if failure.is_some() { State::Failed } else { State::Idle };
+        let error = failure.map(|failure| failure.reason.clone());
+        Readiness { name, state: state.unwrap_or(idle), error }
+    }
+
+    fn fetch_wanted(&mut self, at: Moment, wanted: &Wanted, fx: &mut Effects) {
+        if self.locks.covering(&wanted.name).is_some() || self.stopping {
+            return;
+        }
+        if let What::File(ino) = wanted.what
+            && self.vanished.remove(&ino)
+            && let Some(slot) = self.tree.slot(ino)
+        {
+            fx.push(Effect::InvalidateListing(slot.parent));
+        }
+        let Some(source) = self.sources.get(&wanted.source) else { return };
+        let rests = at.now < source.not_before || source.fetch != Fetch::Idle;
+        if rests || self.live(at.now, wanted.source).is_some() {
+            return;
+        }
+        // Without a token its failure is noted, and with it when to come back.
+        let minting = match wanted.what {
+            What::File(_) => Minting::Allowed,
+            What::Unseen(_) | What::Fields => Minting::Forbidden,
+        };
+        let _ = self.start_fetch(at, wanted.source, minting, Urgency::Reader, fx);
+    }
+}
+
+fn in_order(wanted: impl Iterator<Item = Wanted>) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = wanted.collect();
+    wanted.sort_by(|a, b| a.name.cmp(&b.name));
+    wanted
+}
