@@ -13,6 +13,7 @@ use leasefs::core::time::{BootTime, UnixTime};
 use leasefs::daemon::{driver_settings, layout};
 use leasefs::driver::clock::{Clock, Timer};
 use leasefs::driver::{Driver, Kernel, Reply, Service, Unrevoked};
+use leasefs::vault::Vault;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -76,16 +77,16 @@ impl Reply for OneShot {
 }
 
 /// A mount without a kernel.
-pub struct World {
+pub struct World<V = FakeVault> {
     /// The Vault that it talks to.
-    pub vault: FakeVault,
+    pub vault: V,
     service: Service<TestClock>,
     forgotten: Forgotten,
 }
 
-impl World {
+impl<V: Vault + Clone> World<V> {
     /// Starts a driver for this configuration (without `[vault]` and identities) on a fake Vault.
-    pub fn start(config: &str, vault: FakeVault) -> World {
+    pub fn start(config: &str, vault: V) -> World<V> {
         let text = format!(
             "[vault]\naddress = \"http://127.0.0.1:8200\"\n[identity.default]\nmethod = \"token\"\n{config}"
         );
@@ -110,7 +111,11 @@ impl World {
 
     /// Opens a file as root, and waits for it.
     pub async fn open(&self, name: &str) -> Result<HandleId, FsError> {
-        let ino = self.ino(name);
+        self.open_file(self.ino(name)).await
+    }
+
+    /// As [`World::open`], for who knows the inode number: finding it takes longer the more files there are.
+    pub async fn open_file(&self, ino: Ino) -> Result<HandleId, FsError> {
         let caller = Caller { uid: 0, gid: 0, groups: Groups::Unread, thread: 1 };
         match self.service.call(|engine, at| engine.open(at, &caller, ino)) {
             Outcome::Done(result) => result.map(|opened| opened.handle),
@@ -166,6 +171,11 @@ impl World {
     /// Bytes of secrets that the engine holds.
     pub fn memory(&self) -> u64 {
         self.service.look(|engine, _| engine.memory())
+    }
+
+    /// All declared files, in the order of their names.
+    pub fn files(&self) -> Vec<Ino> {
+        self.service.look(|engine, _| engine.select(&[])).expect("all there are")
     }
 
     fn ino(&self, name: &str) -> Ino {
