@@ -27,6 +27,8 @@ pub(super) enum Operation {
 pub(super) struct Waiting {
     ino: Ino,
     operation: Operation,
+    /// Where its ticket is kept.
+    on: On,
 }
 
 /// Whether a try may start a read.
@@ -74,7 +76,7 @@ impl<B: Body> Engine<B> {
             }
             Attempt::Pending(on) => {
                 let ticket = Ticket(self.fresh_id());
-                self.waiting.insert(ticket, Waiting { ino, operation });
+                self.waiting.insert(ticket, Waiting { ino, operation, on });
                 self.wait_on(ticket, on);
                 Outcome::Wait(ticket)
             }
@@ -89,8 +91,9 @@ impl<B: Body> Engine<B> {
         operation: Operation,
     ) -> Outcome<Answer> {
         let ticket = Ticket(self.fresh_id());
-        self.waiting.insert(ticket, Waiting { ino, operation });
-        self.wait_on(ticket, On { source: Some(source), list: None });
+        let on = On { source: Some(source), list: None };
+        self.waiting.insert(ticket, Waiting { ino, operation, on });
+        self.wait_on(ticket, on);
         Outcome::Wait(ticket)
     }
 
@@ -217,9 +220,14 @@ impl<B: Body> Engine<B> {
     }
 
     fn try_again(&mut self, at: Moment, ticket: Ticket, start: Start, fx: &mut Effects) {
-        let Some(Waiting { ino, operation }) = self.waiting.get(&ticket).copied() else { return };
+        let Some(Waiting { ino, operation, on: before }) = self.waiting.get(&ticket).copied() else { return };
         match self.attempt(at, ino, operation, start, fx) {
-            Attempt::Pending(on) => self.wait_on(ticket, on),
+            Attempt::Pending(on) => {
+                self.wait_on(ticket, on);
+                // Of two that it waited for, the other one may still have it.
+                let on = On { source: on.source.or(before.source), list: on.list.or(before.list) };
+                self.waiting.insert(ticket, Waiting { ino, operation, on });
+            }
             Attempt::Done(answer) => {
                 self.waiting.remove(&ticket);
                 fx.push(Effect::Answer { ticket, answer });
@@ -231,11 +239,11 @@ impl<B: Body> Engine<B> {
     /// it waited for goes on without it.
     pub fn give_up(&mut self, at: Moment, ticket: Ticket) -> Effects {
         self.run(at, |engine, fx| {
-            let Some(Waiting { ino, operation }) = engine.waiting.remove(&ticket) else { return };
-            for source in engine.sources.values_mut() {
+            let Some(Waiting { ino, operation, on }) = engine.waiting.remove(&ticket) else { return };
+            if let Some(source) = on.source.and_then(|id| engine.sources.get_mut(&id)) {
                 source.waiters.remove(&ticket);
             }
-            for list in engine.lists.values_mut() {
+            if let Some(list) = on.list.and_then(|ino| engine.lists.get_mut(&ino)) {
                 list.waiters.remove(&ticket);
             }
             match engine.file_of(ino) {
