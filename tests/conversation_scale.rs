@@ -25,13 +25,16 @@ const NOTICED: Duration = Duration::from_secs(5);
 /// 200 leases and 22 KV secrets; the outage is longer than the shortest leases and shorter than all others.
 /// Checks that cost nothing but time are left out: look-ups and reads of KV are few.
 fn day() -> Plan {
-    Plan {
+    let mut plan = Plan {
         outage: (12 * HOUR, 12 * HOUR + 20 * MINUTE, Outage::Unreachable),
         revocation_check: HOUR,
         max_age: 10 * MINUTE,
         start_within: 5 * MINUTE,
         ..Plan::mixed(222)
-    }
+    };
+    // Programs see some rotations, also with the file open.
+    plan.classes[0].max_ttl = 5 * HOUR;
+    plan
 }
 
 async fn live(plan: &Plan) -> Outcome {

@@ -54,13 +54,11 @@ impl Run {
         self.plan.leases() * self.mounts
     }
 
-    /// The requests of some kinds. Quiet is the longest part before the outage that has whole days, or else
-    /// what comes after the first two hours.
+    /// The requests of some kinds.
     pub fn rates(&self, kinds: &[Kind]) -> Rates {
-        let (down, up, _) = self.plan.outage;
+        let (_, up, _) = self.plan.outage;
         let (from, until) = self.quiet();
         let books = &self.outcome.books;
-        debug_assert!(until <= down);
         Rates {
             mean: books.mean(from, until, kinds),
             start: books.peak(Duration::ZERO, HOUR, 1, kinds),
@@ -69,7 +67,7 @@ impl Run {
         }
     }
 
-    /// When nothing special happens.
+    /// When nothing special happens: the second day, or what lies between the first two hours and the outage.
     pub fn quiet(&self) -> (Duration, Duration) {
         let (down, _, _) = self.plan.outage;
         if down > 48 * HOUR { (24 * HOUR, 48 * HOUR) } else { (2 * HOUR, down) }
