@@ -104,7 +104,6 @@ impl Run {
     pub fn events(&self) -> Table {
         let Outcome { books, minted, refused } = &self.outcome;
         let (down, up, _) = self.plan.outage;
-        let span = self.plan.span;
         let mut table = table(&["", "count"]);
         let mut row = |what: &str, value: String| {
             table.add_row([what.to_owned(), value]);
@@ -125,8 +124,7 @@ impl Run {
                 .filter(|death| self.belongs_to_outage(death.at) && death.lease == class.ttl)
                 .count();
             let of = count((class.leases * self.mounts) as u64);
-            let what =
-                format!("died in the outage, of {of} with {} leases", humantime::format_duration(class.ttl));
+            let what = format!("died in the outage, of {of} with {} leases", span(class.ttl));
             row(&what, count(died as u64));
         }
         row(
@@ -138,8 +136,8 @@ impl Run {
         row("opens refused in the first hour", count(refused.within(Duration::ZERO, HOUR) as u64));
         row("opens refused in quiet times", count(refused.within(HOUR, down) as u64));
         row("opens refused in the outage", count(refused.within(down, up) as u64));
-        row("opens refused after it", count(refused.within(up, span) as u64));
-        let over = refused.over(up, span).map_or_else(|| "–".to_owned(), |at| seconds(at - up));
+        row("opens refused after it", count(refused.within(up, self.plan.span) as u64));
+        let over = refused.over(up, self.plan.span).map_or_else(|| "–".to_owned(), |at| seconds(at - up));
         row("the last program is served again, after the outage", over);
         table
     }
@@ -157,7 +155,7 @@ impl Run {
             Outage::Unreachable => "refuses connections",
             Outage::Frozen => "accepts connections and answers nothing",
         };
-        format!("after {} Vault {how} for {}", span(down), span(up - down))
+        format!("after {} Vault {how}, for {}", span(down), span(up - down))
     }
 
     fn belongs_to_outage(&self, at: Duration) -> bool {
@@ -205,9 +203,13 @@ pub fn count(value: u64) -> String {
     text
 }
 
-/// A span for people.
+/// A span for people, in the largest unit that it is a whole number of.
 pub fn span(span: Duration) -> String {
-    humantime::format_duration(span).to_string()
+    let seconds = span.as_secs();
+    let units = [(48 * 3600, 24 * 3600, "days"), (3600, 3600, "h"), (60, 60, "min")];
+    let fits = |(least, unit, _): &(u64, u64, &str)| seconds >= *least && seconds.is_multiple_of(*unit);
+    let (_, unit, name) = units.into_iter().find(fits).unwrap_or((0, 1, "s"));
+    format!("{} {name}", seconds / unit)
 }
 
 fn seconds(span: Duration) -> String {

@@ -92,8 +92,9 @@ fn set_up(run: &Run) -> String {
         })
         .collect();
     let (from, until) = run.quiet();
-    format!(
-        "Leases: {}; besides, {} KV secrets that are held open. `revocation-check` is {}, `max-age` {}. All programs\nstart within {}; {}. The mean is that of {} to {}.",
+    let text = format!(
+        "Leases: {}; besides, {} KV secrets that are held open. `revocation-check` is {}, `max-age` {}. \
+         All programs start within {}; {}. The mean is taken from {} to {} after the start.",
         classes.join(", "),
         count((plan.kv * run.mounts) as u64),
         span(plan.revocation_check),
@@ -102,7 +103,8 @@ fn set_up(run: &Run) -> String {
         run.outage(),
         span(from),
         span(until),
-    )
+    );
+    folded(&text, "")
 }
 
 /// What many hosts ask, kind by kind, and what one server can do of that.
@@ -144,23 +146,50 @@ fn in_words(hosts: &Run, capacity: &Capacity, times: f64) -> String {
         + rate(Kind::Kv) / capacity.kv;
     let all = hosts.rates(&Kind::ALL).mean;
     let look_ups = hosts.rates(&[Kind::LookUp]).mean;
-    let died = hosts.outcome.books.deaths.len() as f64 * times;
-    format!(
-        "- All of it together is {} requests a second and takes {} % of one such server when nothing special happens.
-- {} % of that is the question whether a lease still lives, asked every `revocation-check` for each lease in use:
-  with \"5m\" instead of the default 30 s it is a tenth of that, and a credential revoked in Vault is shown for up to
-  five minutes.
-- The outage ends {} credentials of {}, all with leases no longer than itself. Their programs want new
-  ones at once, and one database makes {} a second: that takes {} s, and no rule about renewals can change it. Longer
-  leases can.",
-        number(all * times),
-        number(100.0 * load),
-        number(100.0 * look_ups / all),
-        count(died as u64),
-        count((hosts.leases() as f64 * times) as u64),
-        number(capacity.mints),
-        number(died / capacity.mints),
-    )
+    let (down, up, _) = hosts.plan.outage;
+    let deaths = &hosts.outcome.books.deaths;
+    let short = deaths.iter().filter(|death| death.lease <= up - down).count() as f64 * times;
+    let died = deaths.len() as f64 * times;
+    [
+        format!(
+            "- All of it together is {} requests a second and takes {} % of one such server when nothing special happens.",
+            number(all * times),
+            number(100.0 * load),
+        ),
+        format!(
+            "- {} % of that is the question whether a lease still lives, asked every `revocation-check` for each lease \
+             in use: with \"5m\" instead of the default 30 s it is a tenth of that, and a credential revoked in Vault \
+             is shown for up to five minutes.",
+            number(100.0 * look_ups / all),
+        ),
+        format!(
+            "- The outage ends {} credentials of {}; {} of them have leases no longer than itself, which nothing can \
+             save. Their programs want new ones at once, and one database makes {} a second: that takes {} s.",
+            count(died as u64),
+            count((hosts.leases() as f64 * times) as u64),
+            count(short as u64),
+            number(capacity.mints),
+            number(died / capacity.mints),
+        ),
+    ]
+    .map(|entry| folded(&entry, "  "))
+    .join("\n")
+}
+
+/// Long lines as short ones, those after the first with `indent` before them.
+fn folded(text: &str, indent: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        if lines.last().is_some_and(|line| line.len() + word.len() > 112) {
+            lines.push(String::new());
+        }
+        let line = lines.last_mut().expect("one at least");
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.join(&format!("\n{indent}"))
 }
 
 fn total(run: &Run) -> u64 {
