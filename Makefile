@@ -57,6 +57,15 @@ bench: deps ## leasefs beside tmpfs, a bare FUSE file system and plain HTTP; `ma
 	$(CARGO) build --release --locked
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
+.PHONY: compare
+compare: deps ## leasefs beside `bao agent`, what programs notice of each; two minutes, writes docs/comparison.md
+	$(CARGO) build --release --locked
+	$(CARGO) bench --locked --bench peers
+
+.PHONY: scale
+scale: deps ## 10,000 leases for a simulated week, an outage in it; four minutes, writes docs/scale.md
+	$(CARGO) bench --locked --bench scale
+
 .PHONY: install
 install: ## the binary and the systemd unit, below $(DESTDIR)$(PREFIX); run `make build` first
 	install -D -m 0755 target/release/leasefs $(DESTDIR)$(PREFIX)/bin/leasefs

@@ -95,6 +95,17 @@ async fn an_open_handle_alone_keeps_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handle_held_past_a_rotation_keeps_the_next_credential_until_its_program_looks_again() {
+    let world = World::start(DATABASE, database(15 * MINUTE, HOUR));
+    let handle = world.open("password").await.unwrap();
+    pass(HOUR + 20 * MINUTE).await;
+    assert_eq!(world.read(handle), Err(FsError::GenerationEnded));
+    world.close(handle);
+    world.cat("password").await.unwrap();
+    assert_eq!(world.vault.counts().minted, 2, "the second one was renewed meanwhile");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_nobody_uses_lapses() {
     let world = World::start(DATABASE, database(MINUTE, 24 * HOUR));
     world.cat("password").await.unwrap();

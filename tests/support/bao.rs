@@ -263,7 +263,7 @@ impl Bao {
 }
 
 /// `$LEASEFS_TEST_BAO`, what `make deps` installs, or the `bao` on `$PATH`.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(given) = env::var_os("LEASEFS_TEST_BAO") {
         return PathBuf::from(given);
     }

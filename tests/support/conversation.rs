@@ -13,6 +13,7 @@ use leasefs::core::time::{BootTime, UnixTime};
 use leasefs::daemon::{driver_settings, layout};
 use leasefs::driver::clock::{Clock, Timer};
 use leasefs::driver::{Driver, Kernel, Reply, Service, Unrevoked};
+use leasefs::vault::Vault;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -76,16 +77,16 @@ impl Reply for OneShot {
 }
 
 /// A mount without a kernel.
-pub struct World {
+pub struct World<V = FakeVault> {
     /// The Vault that it talks to.
-    pub vault: FakeVault,
+    pub vault: V,
     service: Service<TestClock>,
     forgotten: Forgotten,
 }
 
-impl World {
+impl<V: Vault + Clone> World<V> {
     /// Starts a driver for this configuration (without `[vault]` and identities) on a fake Vault.
-    pub fn start(config: &str, vault: FakeVault) -> World {
+    pub fn start(config: &str, vault: V) -> World<V> {
         let text = format!(
             "[vault]\naddress = \"http://127.0.0.1:8200\"\n[identity.default]\nmethod = \"token\"\n{config}"
         );
@@ -110,7 +111,7 @@ impl World {
 
     /// Opens a file as root, and waits for it.
     pub async fn open(&self, name: &str) -> Result<HandleId, FsError> {
-        self.open_node(self.ino(name)).await
+        self.open_file(self.ino(name)).await
     }
 
     /// Opens many files, one after the other.
@@ -118,12 +119,13 @@ impl World {
         let nodes = self.service.look(|engine, _| engine.select(names)).expect("the names are declared");
         let mut handles = Vec::new();
         for ino in nodes {
-            handles.push(self.open_node(ino).await?);
+            handles.push(self.open_file(ino).await?);
         }
         Ok(handles)
     }
 
-    async fn open_node(&self, ino: Ino) -> Result<HandleId, FsError> {
+    /// As [`World::open`], for who knows the inode number: finding it takes longer the more files there are.
+    pub async fn open_file(&self, ino: Ino) -> Result<HandleId, FsError> {
         match self.service.call(|engine, at| engine.open(at, &root(), ino)) {
             Outcome::Done(result) => result.map(|opened| opened.handle),
             Outcome::Wait(ticket) => match self.answer(ticket).await? {
@@ -204,6 +206,11 @@ impl World {
     /// Bytes of secrets that the engine holds.
     pub fn memory(&self) -> u64 {
         self.service.look(|engine, _| engine.memory())
+    }
+
+    /// All declared files, in the order of their names.
+    pub fn files(&self) -> Vec<Ino> {
+        self.service.look(|engine, _| engine.select(&[])).expect("all there are")
     }
 
     fn ino(&self, name: &str) -> Ino {

@@ -5,7 +5,9 @@
 pub mod bao;
 pub mod conversation;
 pub mod fake_vault;
+pub mod fleet;
 pub mod memory;
+pub mod metered;
 pub mod mount;
 pub mod postgres;
 pub mod programs;

@@ -330,6 +330,10 @@ impl<B: Body> Engine<B> {
         let slot = if is_current { &mut source.current } else { &mut source.previous };
         let Some(generation) = slot.take_if(|one| one.id == which) else { return };
         self.memory -= generation.bytes;
+        if why == End::Lapsed && !generation.handles.is_empty() {
+            // Programs that hold it can't know yet: what replaced it is kept until they look again.
+            source.last_open = source.last_open.max(Some(at.now));
+        }
         for handle in &generation.handles {
             self.handles.wipe(*handle);
         }

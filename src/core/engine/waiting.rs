@@ -27,6 +27,7 @@ pub(super) enum Operation {
 pub(super) struct Waiting {
     ino: Ino,
     operation: Operation,
+    /// Where its ticket is kept.
     on: On,
 }
 
@@ -105,7 +106,9 @@ impl<B: Body> Engine<B> {
 
     fn wait_on(&mut self, ticket: Ticket, on: On) {
         if let Some(waiting) = self.waiting.get_mut(&ticket) {
-            waiting.on = on;
+            // Of two that it waited for, the other one may still have it.
+            let before = waiting.on;
+            waiting.on = On { source: on.source.or(before.source), list: on.list.or(before.list) };
         }
         if let Some(id) = on.source {
             self.touch_source(id);
