@@ -256,7 +256,9 @@ async fn a_quota_that_says_no_time_starts_no_storm() {
     let began = Instant::now();
     while began.elapsed() < 30 * S {
         let (opens, waited) = timed(join_all(names.iter().map(|name| world.cat(name)))).await;
-        assert!(opens.iter().all(|open| *open == Err(FsError::Unusable)), "{opens:?}");
+        // Who waits for the quota may wait in vain.
+        let failed = [Err(FsError::Unusable), Err(FsError::TimedOut)];
+        assert!(opens.iter().all(|open| failed.contains(open)), "{opens:?}");
         assert!(waited <= READ_TIMEOUT);
         pass(100 * MS).await;
     }

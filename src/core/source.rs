@@ -195,6 +195,8 @@ pub enum Next {
         request: RequestId,
         /// The clock before it was sent.
         sent: BootTime,
+        /// When Vault ends the lease at the latest if nothing comes of it.
+        otherwise: BootTime,
     },
     /// It can't be extended: replace it then.
     Rotate {
@@ -263,7 +265,9 @@ impl<B: Body> Generation<B> {
                 } else {
                     Next::Rotate { at: sent + scaled(duration, chance.between(0.66, 0.80, id.0)) }
                 };
-                let look_up = LookUp::At(sent + settings.revocation_check);
+                // Leases of one moment are not asked about in one moment.
+                let first = scaled(settings.revocation_check, chance.between(0.5, 1.0, !id.0));
+                let look_up = LookUp::At(sent + first);
                 let (granted, expires) = (sent, sent + duration);
                 let lease = Lease { id: lease, duration, granted, expires, next, renewable, look_up };
                 (Validity::Leased(lease), lease_end(sent, duration), None)

@@ -157,7 +157,7 @@ impl<B: Body> Engine<B> {
             matches!(lease.next, Next::Renew { .. }).then_some((with, lease))
         });
         if let Some((with, lease)) = renews {
-            lease.next = Next::Renewing { request, sent: at.now };
+            lease.next = Next::Renewing { request, sent: at.now, otherwise: lease.expires };
             lease.expires = lease.expires.max(at.now + lease.duration);
             let (lease, increment) = (lease.id.clone(), lease.duration);
             fx.push(Effect::RenewLease { request, source: id, with, lease, increment });
@@ -254,6 +254,11 @@ impl<B: Body> Engine<B> {
         source.renewal_failure = Some(failure.clone());
         let remaining = end.since(at.now);
         let Some(lease) = current.lease_mut() else { return };
+        if let Next::Renewing { otherwise, .. } = lease.next
+            && failure.fault.made_nothing()
+        {
+            lease.expires = otherwise;
+        }
         let third = lease.duration / 3;
         match failure.fault {
             Fault::LeaseGone | Fault::NotFound => {
