@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,16 +13,29 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Runs the server, waits until its own standard input ends (the test dropped it, or died), stops the
-/// server and removes the directory. `$1` is the signal, `$2` the directory.
+/// Runs the server, and stops and starts it as it is told on its standard input. When that ends (the test
+/// dropped it, or died), it stops the server and removes the directory. `$1` is the signal, `$2` the
+/// directory.
 const GUARD: &str = r#"
 signal=$1 directory=$2; shift 2
-"$@" & server=$!
-read -r never_comes
-kill -s "$signal" "$server" 2>/dev/null
-wait "$server" 2>/dev/null
+start() { "$@" & server=$!; }
+stop() {
+  [ -n "$server" ] || return
+  kill -s "$signal" "$server" 2>/dev/null
+  wait "$server" 2>/dev/null
+  server=
+}
+start "$@"
+while read -r order; do
+  stop
+  [ "$order" = stop ] || start "$@"
+done
+stop
 rm -rf "$directory"
 "#;
+
+/// How long a server may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a server is told to stop.
 #[derive(Clone, Copy, Debug)]
@@ -86,10 +100,34 @@ impl Server {
 
     /// Sends a signal to the server itself, not to its guard; SIGSTOP freezes it.
     pub fn signal(&self, signal: Signal) {
+        let server = self.pid().expect("it runs");
+        kill(Pid::from_raw(server), signal).expect("a signal can be sent");
+    }
+
+    /// Ends the server; its directory stays. Returns once it has ended.
+    pub fn stop(&self) {
+        self.order("stop", |pid| pid.is_none());
+    }
+
+    /// Starts it again after [`Server::stop`], with the same command; does not wait until it serves.
+    pub fn start_again(&self) {
+        self.order("start", |pid| pid.is_some());
+    }
+
+    fn order(&self, order: &str, done: impl Fn(Option<i32>) -> bool) {
+        let mut guard = self.guard.stdin.as_ref().expect("a guard listens");
+        writeln!(guard, "{order}").expect("a guard can be told");
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self.pid()) {
+            assert!(Instant::now() < deadline, "the server does not {order}; it printed:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn pid(&self) -> Option<i32> {
         let guard = self.guard.id();
         let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).expect("a guard");
-        let server = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a server");
-        kill(Pid::from_raw(server), signal).expect("a signal can be sent");
+        children.split_whitespace().next().and_then(|pid| pid.parse().ok())
     }
 
     /// What it has printed.

@@ -1,0 +1,143 @@
+//! Several nodes of one real OpenBao, with Raft between them: each unseals itself, survives being ended, and
+//! finds the others again.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::bao::Bao;
+use super::server::free_port;
+
+/// How long an election, or a node's start, may take.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How often a node is asked for something that takes a while.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A key for nothing that is worth a key.
+const SEAL_KEY: [u8; 32] = [7; 32];
+
+/// The nodes.
+pub struct Cluster {
+    nodes: Vec<Bao>,
+}
+
+impl Cluster {
+    /// Starts so many nodes and waits until all are full members. There is a KV v2 engine at `secret/`, as
+    /// in development mode.
+    pub async fn start(count: usize) -> Cluster {
+        let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
+        let nodes = (0..count).map(|index| node(index, &ports)).collect();
+        let mut cluster = Cluster { nodes };
+        let first = &cluster.nodes[0];
+        until("the first node listens", async || first.try_call("GET", "sys/health", None).await.is_some())
+            .await;
+        let shares = json!({"recovery_shares": 1, "recovery_threshold": 1});
+        let init = first.call("PUT", "sys/init", Some(shares)).await;
+        let token = init["root_token"].as_str().expect("a root token").to_owned();
+        for node in &mut cluster.nodes {
+            node.set_root_token(&token);
+        }
+        cluster.wait_until_whole().await;
+        let leader = cluster.wait_for_leader().await;
+        leader.enable_kv2("secret").await;
+        cluster
+    }
+
+    /// The one node of a cluster of one.
+    pub fn into_only(mut self) -> Bao {
+        assert_eq!(self.nodes.len(), 1, "one of several nodes is no cluster");
+        self.nodes.remove(0)
+    }
+
+    /// All nodes, also those that were ended.
+    pub fn nodes(&self) -> &[Bao] {
+        &self.nodes
+    }
+
+    /// The node that leads, if one does.
+    pub async fn leader(&self) -> Option<usize> {
+        for (index, node) in self.nodes.iter().enumerate() {
+            if node.try_call("GET", "sys/health", None).await.is_some_and(|(status, _)| status == 200) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Waits for a node that leads.
+    pub async fn wait_for_leader(&self) -> &Bao {
+        until("a node leads", async || self.leader().await.is_some()).await;
+        &self.nodes[self.leader().await.expect("it leads still")]
+    }
+
+    /// Lets another node lead.
+    pub async fn step_down(&self) {
+        let before = self.leader().await.expect("a node leads");
+        self.nodes[before].call("PUT", "sys/step-down", None).await;
+        until("another node leads", async || self.leader().await.is_some_and(|now| now != before)).await;
+    }
+
+    /// Waits until each node serves and may vote.
+    pub async fn wait_until_whole(&self) {
+        // Only the leader can say how it stands, and by default it looks at newcomers for ten seconds.
+        let quickly = json!({"server_stabilization_time": "500ms"});
+        until("all nodes are full members", async || {
+            let Some(leader) = self.leader().await else { return false };
+            let leader = &self.nodes[leader];
+            let path = "sys/storage/raft/autopilot/configuration";
+            if leader.try_call("POST", path, Some(quickly.clone())).await.is_none() {
+                return false;
+            }
+            let answer = leader.try_call("GET", "sys/storage/raft/configuration", None).await;
+            let Some((200, answer)) = answer else { return false };
+            let servers = answer["data"]["config"]["servers"].as_array().cloned().unwrap_or_default();
+            let voters = servers.iter().filter(|server| server["voter"] == json!(true)).count();
+            voters == self.nodes.len() && self.all_serve().await
+        })
+        .await;
+    }
+
+    async fn all_serve(&self) -> bool {
+        for node in &self.nodes {
+            // 429: it stands by.
+            let health = node.try_call("GET", "sys/health", None).await;
+            if !health.is_some_and(|(status, _)| matches!(status, 200 | 429)) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Starts a node, which is the first or joins it.
+fn node(index: usize, ports: &[(u16, u16)]) -> Bao {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("data")).expect("a directory can be made");
+    fs::write(at("key"), SEAL_KEY).expect("a file can be written");
+    let (port, cluster_port) = ports[index];
+    let join = match index {
+        0 => String::new(),
+        _ => format!("retry_join {{ leader_api_addr = \"http://127.0.0.1:{}\" }}", ports[0].0),
+    };
+    let configuration = format!(
+        "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"node-{index}\"\n  performance_multiplier = 1\n  {join}\n}}\n\
+         listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  cluster_address = \"127.0.0.1:{cluster_port}\"\n  \
+         tls_disable = true\n}}\n\
+         seal \"static\" {{\n  current_key_id = \"one\"\n  current_key = \"file://{}\"\n}}\n\
+         api_addr = \"http://127.0.0.1:{port}\"\ncluster_addr = \"http://127.0.0.1:{cluster_port}\"\n",
+        at("data").display(),
+        at("key").display()
+    );
+    Bao::configured(directory, &configuration, &format!("http://127.0.0.1:{port}"))
+}
+
+async fn until(what: &str, mut ready: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !ready().await {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
