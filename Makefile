@@ -53,6 +53,11 @@ bench: deps ## leasefs beside tmpfs, a bare FUSE file system and plain HTTP; `ma
 	$(CARGO) build --release --locked
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
+.PHONY: outages
+outages: deps ## what a program notices of each outage of Vault; `make outages ARGS=--json` for programs
+	$(CARGO) build --release --locked
+	$(CARGO) bench --locked --bench outages -- $(ARGS)
+
 .PHONY: install
 install: ## the binary and the systemd unit, below $(DESTDIR)$(PREFIX); run `make build` first
 	install -D -m 0755 target/release/leasefs $(DESTDIR)$(PREFIX)/bin/leasefs
