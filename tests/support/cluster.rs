@@ -40,8 +40,8 @@ impl Cluster {
             node.set_root_token(&token);
         }
         cluster.wait_until_whole().await;
-        let leader = cluster.wait_for_leader().await;
-        leader.enable_kv2("secret").await;
+        cluster.wait_for_leader().await.enable_kv2("secret").await;
+        cluster.wait_for_kv().await;
         cluster
     }
 
@@ -99,6 +99,18 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until the engine at `secret/` serves on each node: those that stand by take a while to see
+    /// that it was upgraded to v2.
+    async fn wait_for_kv(&self) {
+        for node in &self.nodes {
+            let there = async || {
+                let answer = node.try_call("GET", "secret/data/leasefs-probe", None).await;
+                answer.is_some_and(|(status, _)| status == 404)
+            };
+            until("the KV engine serves everywhere", there).await;
+        }
+    }
+
     async fn all_serve(&self) -> bool {
         for node in &self.nodes {
             // 429: it stands by.
@@ -123,7 +135,8 @@ fn node(index: usize, ports: &[(u16, u16)]) -> Bao {
         _ => format!("retry_join {{ leader_api_addr = \"http://127.0.0.1:{}\" }}", ports[0].0),
     };
     let configuration = format!(
-        "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"node-{index}\"\n  performance_multiplier = 1\n  {join}\n}}\n\
+        "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"node-{index}\"\n  performance_multiplier = 1\n  \
+         autopilot_reconcile_interval = \"250ms\"\n  autopilot_update_interval = \"250ms\"\n  {join}\n}}\n\
          listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  cluster_address = \"127.0.0.1:{cluster_port}\"\n  \
          tls_disable = true\n}}\n\
          seal \"static\" {{\n  current_key_id = \"one\"\n  current_key = \"file://{}\"\n}}\n\
