@@ -405,7 +405,15 @@ impl Answer {
     /// Sealed, not initialised, or a standby that forwards nothing; no request was carried out. Not so if a
     /// proxy says it: that may have lost the answer only.
     fn says_node_is_out(&self) -> bool {
-        matches!(self.status, 472 | 473 | 501 | 503) && refusal::texts(&self.body).is_some()
+        self.says_node_stands_by()
+            || matches!(self.status, 472 | 473 | 501 | 503) && refusal::texts(&self.body).is_some()
+    }
+
+    /// A standby answers 307 and names the leader when it can't forward a request to it; while there is no
+    /// leader, that is the one which was the last (Vault's concepts of high availability, "client
+    /// redirection").
+    pub(super) fn says_node_stands_by(&self) -> bool {
+        self.status == 307 && self.redirect.is_some()
     }
 }
 

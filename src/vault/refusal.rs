@@ -97,6 +97,14 @@ impl Refusal<'_> {
 
     fn general(&self) -> Failure {
         if let (300..=399, Some(origin)) = (self.status, &self.answer.redirect) {
+            if self.answer.says_node_stands_by() {
+                let hint = format!(
+                    "Vault has no leader: this node stands by and points to {}, which does not lead, \
+                     or is not in `address`",
+                    bounded(origin)
+                );
+                return self.failure(Fault::Sealed, &hint);
+            }
             let hint =
                 format!("redirected to {}, which is not followed: put that in `address`", bounded(origin));
             return self.failure(Fault::Refused, &hint);
@@ -256,10 +264,13 @@ mod tests {
 
     #[test]
     fn a_redirect_is_named_and_not_followed() {
-        let mut redirected = answer(307, "");
-        redirected.redirect = Some("https://other:8200".to_owned());
-        let failure = of_read(&redirected, "a/b", Capability::Read);
-        assert_eq!(failure.fault, Fault::Refused);
-        assert!(failure.reason.contains("https://other:8200"));
+        // With 307 a node that stands by names the leader that it can't forward to.
+        for (status, fault) in [(301, Fault::Refused), (308, Fault::Refused), (307, Fault::Sealed)] {
+            let mut redirected = answer(status, "");
+            redirected.redirect = Some("https://other:8200".to_owned());
+            let failure = of_read(&redirected, "a/b", Capability::Read);
+            assert_eq!(failure.fault, fault);
+            assert!(failure.reason.contains("https://other:8200"));
+        }
     }
 }
