@@ -162,7 +162,7 @@ async fn a_node_that_lags_is_asked_again_and_shown_the_index() {
 #[tokio::test]
 async fn a_node_that_never_catches_up_is_a_passing_failure() {
     let failure = failure(Reply::json(412, r#"{"errors":[]}"#)).await;
-    assert_eq!(failure.fault, Fault::ServerError);
+    assert_eq!(failure.fault, Fault::Sealed);
 }
 
 #[tokio::test]
