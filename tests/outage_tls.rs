@@ -28,7 +28,7 @@ use support::outage::{
     status_tells, while_reading,
 };
 use support::scenarios::{run_together, scenarios};
-use support::server::free_port;
+use support::server::{ReservedPort, reserved_port};
 use support::tcp::{State, Wire};
 use support::world::attribute;
 
@@ -46,6 +46,7 @@ struct World {
     wrong_authority: PathBuf,
     runtime: Runtime,
     _certificates: TempDir,
+    _ports: Vec<ReservedPort>,
 }
 
 impl World {
@@ -54,17 +55,17 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         runtime.block_on(make_certificates(directory.path()));
         let names = ["good", "over", "other-authority", "other-name"];
-        let ports: Vec<u16> = names.iter().map(|_| free_port()).collect();
-        let listeners: String = names.iter().zip(&ports).map(|(name, port)| {
+        let (addresses, ports): (Vec<_>, Vec<_>) = names.iter().map(|_| reserved_port()).unzip();
+        let listeners: String = names.iter().zip(&addresses).map(|(name, address)| {
             let file = |kind: &str| directory.path().join(format!("{name}.{kind}"));
             format!(
-                "listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  tls_cert_file = \"{}\"\n  tls_key_file = \"{}\"\n}}\n",
+                "listener \"tcp\" {{\n  address = \"{address}\"\n  tls_cert_file = \"{}\"\n  tls_key_file = \"{}\"\n}}\n",
                 file("crt").display(),
                 file("key").display()
             )
         }).collect();
         let bao = runtime.block_on(Bao::start_with_listeners(&listeners));
-        let at = |index: usize| format!("https://127.0.0.1:{}", ports[index]);
+        let at = |index: usize| format!("https://{}", addresses[index]);
         World {
             bao,
             good: at(0),
@@ -75,6 +76,7 @@ impl World {
             wrong_authority: directory.path().join("wrong-authority.crt"),
             runtime,
             _certificates: directory,
+            _ports: ports,
         }
     }
 

@@ -12,7 +12,7 @@ use leasefs::core::name::VaultPath;
 use leasefs::vault::client::Client;
 use serde_json::{Value, json};
 
-use super::server::{Server, StopSignal, free_port, wait_until};
+use super::server::{ReservedPort, Server, StopSignal, reserved_port, wait_until};
 
 /// The only token that a server in development mode starts with.
 pub const ROOT_TOKEN: &str = "dev-only-root-token";
@@ -23,6 +23,8 @@ pub struct Bao {
     address: String,
     ca_cert: Option<PathBuf>,
     root_token: String,
+    /// Its own, also while it is stopped.
+    _ports: Vec<ReservedPort>,
 }
 
 /// What an AppRole logs in with.
@@ -52,13 +54,18 @@ impl Bao {
 
     /// Starts a server by a configuration whose files are below `directory`, which goes with it. It may
     /// want to be initialised first; nobody waits for it here.
-    pub(super) fn configured(directory: tempfile::TempDir, configuration: &str, address: &str) -> Bao {
+    pub(super) fn configured(
+        directory: tempfile::TempDir,
+        configuration: &str,
+        address: &str,
+        ports: Vec<ReservedPort>,
+    ) -> Bao {
         let file = directory.path().join("server.hcl");
         std::fs::write(&file, configuration).expect("a file can be written");
         let command: [OsString; 3] =
             [binary().into(), "server".into(), format!("-config={}", file.display()).into()];
         let server = Server::start(&command, directory, StopSignal::Kill, None);
-        Bao { server, address: address.to_owned(), ca_cert: None, root_token: String::new() }
+        Bao { server, address: address.to_owned(), ca_cert: None, root_token: String::new(), _ports: ports }
     }
 
     /// The root token of a server that is not in development mode.
@@ -68,7 +75,7 @@ impl Bao {
 
     async fn launch(certificates: Option<&str>, configuration: Option<&str>) -> Bao {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let address = format!("127.0.0.1:{}", free_port());
+        let (address, port) = reserved_port();
         let mut command: Vec<OsString> = vec![binary().into(), "server".into(), "-dev-no-store-token".into()];
         command.push(format!("-dev-listen-address={address}").into());
         command.push(format!("-dev-root-token-id={ROOT_TOKEN}").into());
@@ -90,7 +97,7 @@ impl Bao {
         let scheme = if ca_cert.is_some() { "https" } else { "http" };
         let server = Server::start(&command, directory, StopSignal::Kill, None);
         let address = format!("{scheme}://{address}");
-        let bao = Bao { server, address, ca_cert, root_token: ROOT_TOKEN.to_owned() };
+        let bao = Bao { server, address, ca_cert, root_token: ROOT_TOKEN.to_owned(), _ports: vec![port] };
         bao.wait_for_kv().await;
         bao
     }

@@ -2,18 +2,19 @@
 //! finds the others again.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::bao::Bao;
-use super::server::free_port;
+use super::server::{ReservedPort, reserved_port};
 
 /// How long an election, or a node's start, may take.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a node is asked for something that takes a while.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A key for nothing that is worth a key.
 const SEAL_KEY: [u8; 32] = [7; 32];
@@ -27,8 +28,10 @@ impl Cluster {
     /// Starts so many nodes and waits until all are full members. There is a KV v2 engine at `secret/`, as
     /// in development mode.
     pub async fn start(count: usize) -> Cluster {
-        let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
-        let nodes = (0..count).map(|index| node(index, &ports)).collect();
+        let ports: Vec<_> = (0..count).map(|_| (reserved_port(), reserved_port())).collect();
+        let first = ports[0].0.0;
+        let nodes = ports.into_iter().enumerate();
+        let nodes = nodes.map(|(index, (api, raft))| node(index, first, api, raft)).collect();
         let mut cluster = Cluster { nodes };
         let first = &cluster.nodes[0];
         until("the first node listens", async || first.try_call("GET", "sys/health", None).await.is_some())
@@ -39,6 +42,7 @@ impl Cluster {
         for node in &mut cluster.nodes {
             node.set_root_token(&token);
         }
+        cluster.trust_newcomers().await;
         cluster.wait_until_whole().await;
         cluster.wait_for_leader().await.enable_kv2("secret").await;
         cluster.wait_for_kv().await;
@@ -81,22 +85,27 @@ impl Cluster {
 
     /// Waits until each node serves and may vote.
     pub async fn wait_until_whole(&self) {
-        // Only the leader can say how it stands, and by default it looks at newcomers for ten seconds.
-        let quickly = json!({"server_stabilization_time": "500ms"});
-        until("all nodes are full members", async || {
-            let Some(leader) = self.leader().await else { return false };
-            let leader = &self.nodes[leader];
-            let path = "sys/storage/raft/autopilot/configuration";
-            if leader.try_call("POST", path, Some(quickly.clone())).await.is_none() {
-                return false;
-            }
-            let answer = leader.try_call("GET", "sys/storage/raft/configuration", None).await;
-            let Some((200, answer)) = answer else { return false };
-            let servers = answer["data"]["config"]["servers"].as_array().cloned().unwrap_or_default();
-            let voters = servers.iter().filter(|server| server["voter"] == json!(true)).count();
-            voters == self.nodes.len() && self.all_serve().await
-        })
-        .await;
+        let whole = async || self.voters().await == self.nodes.len() && self.all_serve().await;
+        if !eventually(whole).await {
+            let logs: Vec<String> = self.nodes.iter().map(Bao::log).collect();
+            panic!("not all nodes are full members after {PATIENCE:?}:\n{}", logs.join("\n"));
+        }
+    }
+
+    /// Lets newcomers become full members after a second: by default the leader looks at them for ten.
+    async fn trust_newcomers(&self) {
+        let quickly = json!({"server_stabilization_time": "1s"});
+        let leader = self.wait_for_leader().await;
+        leader.call("POST", "sys/storage/raft/autopilot/configuration", Some(quickly)).await;
+    }
+
+    /// How many nodes may vote, as the leader says.
+    async fn voters(&self) -> usize {
+        let Some(leader) = self.leader().await else { return 0 };
+        let answer = self.nodes[leader].try_call("GET", "sys/storage/raft/configuration", None).await;
+        let Some((200, answer)) = answer else { return 0 };
+        let servers = answer["data"]["config"]["servers"].as_array().cloned().unwrap_or_default();
+        servers.iter().filter(|server| server["voter"] == json!(true)).count()
     }
 
     /// Waits until the engine at `secret/` serves on each node: those that stand by take a while to see
@@ -124,33 +133,46 @@ impl Cluster {
 }
 
 /// Starts a node, which is the first or joins it.
-fn node(index: usize, ports: &[(u16, u16)]) -> Bao {
+fn node(
+    index: usize,
+    first: SocketAddr,
+    (api, api_port): (SocketAddr, ReservedPort),
+    (raft, raft_port): (SocketAddr, ReservedPort),
+) -> Bao {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let at = |name: &str| directory.path().join(name);
     fs::create_dir(at("data")).expect("a directory can be made");
     fs::write(at("key"), SEAL_KEY).expect("a file can be written");
-    let (port, cluster_port) = ports[index];
     let join = match index {
         0 => String::new(),
-        _ => format!("retry_join {{ leader_api_addr = \"http://127.0.0.1:{}\" }}", ports[0].0),
+        _ => format!("retry_join {{ leader_api_addr = \"http://{first}\" }}"),
     };
     let configuration = format!(
         "storage \"raft\" {{\n  path = \"{}\"\n  node_id = \"node-{index}\"\n  performance_multiplier = 1\n  \
          autopilot_reconcile_interval = \"250ms\"\n  autopilot_update_interval = \"250ms\"\n  {join}\n}}\n\
-         listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  cluster_address = \"127.0.0.1:{cluster_port}\"\n  \
+         listener \"tcp\" {{\n  address = \"{api}\"\n  cluster_address = \"{raft}\"\n  \
          tls_disable = true\n}}\n\
          seal \"static\" {{\n  current_key_id = \"one\"\n  current_key = \"file://{}\"\n}}\n\
-         api_addr = \"http://127.0.0.1:{port}\"\ncluster_addr = \"http://127.0.0.1:{cluster_port}\"\n",
+         api_addr = \"http://{api}\"\ncluster_addr = \"http://{raft}\"\n",
         at("data").display(),
         at("key").display()
     );
-    Bao::configured(directory, &configuration, &format!("http://127.0.0.1:{port}"))
+    Bao::configured(directory, &configuration, &format!("http://{api}"), vec![api_port, raft_port])
 }
 
-async fn until(what: &str, mut ready: impl AsyncFnMut() -> bool) {
+async fn until(what: &str, ready: impl AsyncFnMut() -> bool) {
+    assert!(eventually(ready).await, "not within {PATIENCE:?}: {what}");
+}
+
+async fn eventually(mut ready: impl AsyncFnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
-    while !ready().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+    loop {
+        if ready().await {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// Runs the server, and stops and starts it as it is told on its standard input. When that ends (the test
 /// dropped it, or died), it stops the server and removes the directory. `$1` is the signal, `$2` the
@@ -148,6 +149,18 @@ impl Drop for Server {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
     listener.local_addr().expect("a listener has an address").port()
+}
+
+/// Keeps a port from everybody but a listener that reuses addresses, as most servers do; bound and never
+/// listening itself, so until there is one, connections are refused.
+pub struct ReservedPort(#[expect(dead_code, reason = "held for its drop")] TcpSocket);
+
+/// A port of the loopback that is ours for as long as it is held: also while a server is down.
+pub fn reserved_port() -> (SocketAddr, ReservedPort) {
+    let port = TcpSocket::new_v4().expect("a socket");
+    port.set_reuseaddr(true).expect("a socket option");
+    port.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("the loopback has a free port");
+    (port.local_addr().expect("a bound socket has an address"), ReservedPort(port))
 }
 
 /// Asks `ready` every 50 ms, for at most a minute.

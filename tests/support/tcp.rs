@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Linger;
-use tokio::net::TcpSocket;
+
+use super::server::{ReservedPort, reserved_port};
 
 /// What becomes of bytes on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
     /// Bound and never listening: nobody else gets the port while it is refused.
-    _port: TcpSocket,
+    _port: ReservedPort,
 }
 
 struct Inner {
@@ -305,12 +306,4 @@ fn reset_in(connection: &Connection, bytes: &[u8]) {
     let _ = connection.server.shutdown(Shutdown::Both);
     // Wakes whoever reads from the client and sends it nothing: closing is what resets it.
     let _ = connection.client.shutdown(Shutdown::Read);
-}
-
-/// A port of the loopback for as long as the socket lives; a listener that reuses addresses can use it.
-fn reserved_port() -> (SocketAddr, TcpSocket) {
-    let port = TcpSocket::new_v4().expect("a socket");
-    port.set_reuseaddr(true).expect("a socket option");
-    port.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("the loopback has a free port");
-    (port.local_addr().expect("a bound socket has an address"), port)
 }
