@@ -66,6 +66,11 @@ compare: deps ## leasefs beside `bao agent`, what programs notice of each; two m
 scale: deps ## 10,000 leases for a simulated week, an outage in it; four minutes, writes docs/scale.md
 	$(CARGO) bench --locked --bench scale
 
+.PHONY: outages
+outages: deps ## what a program notices of each outage of Vault, five minutes; `make outages ARGS=--json` for programs
+	$(CARGO) build --release --locked
+	$(CARGO) bench --locked --bench outages -- $(ARGS)
+
 .PHONY: install
 install: ## the binary and the systemd unit, below $(DESTDIR)$(PREFIX); run `make build` first
 	install -D -m 0755 target/release/leasefs $(DESTDIR)$(PREFIX)/bin/leasefs

@@ -154,7 +154,7 @@ async fn however_vault_fails_nobody_waits_long_and_it_is_over_soon_after() {
 async fn without_a_leader_its_health_is_good_and_it_is_not_asked_over_and_over_all_the_same() {
     let world = World::start(AGENT, vault());
     world.cat("weather").await.unwrap();
-    world.vault.script(Op::Read, None, Some(Step::fault(Fault::Sealed)));
+    world.vault.script(Op::Read, None, Some(Step::fault(Fault::NoLeader)));
     let began = Instant::now();
     let asked = world.vault.count(Op::Read);
     while began.elapsed() < MINUTE {

@@ -119,9 +119,11 @@ async fn a_connection_that_breaks_in_the_answer_is_unreachable() {
 async fn a_redirect_is_not_followed_and_the_token_stays_here() {
     let elsewhere = Stub::start(|_| Reply::json(200, r#"{"data":{"a":"b"}}"#)).await;
     let target = format!("{}/v1/kv/a", elsewhere.address());
-    for status in [301, 302, 307, 308] {
+    for (status, fault) in
+        [(301, Fault::Refused), (302, Fault::Refused), (307, Fault::NoLeader), (308, Fault::Refused)]
+    {
         let failure = failure(Reply::new(status, &[("Location", &target)], b"")).await;
-        assert_eq!(failure.fault, Fault::Refused);
+        assert_eq!(failure.fault, fault);
         assert!(failure.reason.contains(elsewhere.address()), "{}", failure.reason);
     }
     assert_eq!(elsewhere.requests(), Vec::<String>::new());
@@ -160,7 +162,7 @@ async fn a_node_that_lags_is_asked_again_and_shown_the_index() {
 #[tokio::test]
 async fn a_node_that_never_catches_up_is_a_passing_failure() {
     let failure = failure(Reply::json(412, r#"{"errors":[]}"#)).await;
-    assert_eq!(failure.fault, Fault::ServerError);
+    assert_eq!(failure.fault, Fault::NoLeader);
 }
 
 #[tokio::test]

@@ -164,6 +164,9 @@ fn about(fault: Fault) -> &'static str {
             "see whether Vault runs and can be reached from here; it is tried again by itself"
         }
         Fault::Sealed => "unseal Vault; it is tried again by itself",
+        Fault::NoLeader => {
+            "see which node of Vault leads and that the others reach it; it is tried again by itself"
+        }
         Fault::RateLimited => "raise the quota in Vault, or open fewer files at once",
         Fault::ServerError => "look at Vault's log; it is tried again at the next open",
         Fault::Refused => "correct what is asked for: params, version and engine in the configuration",
@@ -187,6 +190,7 @@ mod tests {
             Fault::TimedOut,
             Fault::Unreachable,
             Fault::Sealed,
+            Fault::NoLeader,
             Fault::RateLimited,
             Fault::ServerError,
             Fault::Refused,

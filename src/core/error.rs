@@ -79,8 +79,10 @@ pub enum Fault {
     TimedOut,
     /// No connection, TLS refused, or the connection broke.
     Unreachable,
-    /// 503, 501, 472, 473: sealed, not initialised, no leader.
+    /// 503, 501, 472, 473: sealed, not initialised, standing by.
     Sealed,
+    /// The node serves what it can by itself, and has no leader to send the rest on to.
+    NoLeader,
     /// 429 with a text: a quota.
     RateLimited,
     /// 5xx, or 400 that says nothing of the request itself.
@@ -100,7 +102,7 @@ impl Fault {
             Fault::NotFound => FsError::NoSuchSecret,
             Fault::Denied | Fault::TokenLost => FsError::VaultDenied,
             Fault::TimedOut => FsError::TimedOut,
-            Fault::Unreachable | Fault::Sealed => FsError::VaultDown,
+            Fault::Unreachable | Fault::Sealed | Fault::NoLeader => FsError::VaultDown,
             Fault::OutOfMemory => FsError::OutOfMemory,
             Fault::LeaseGone
             | Fault::NotRenewable
@@ -120,6 +122,7 @@ impl Fault {
             | Fault::TokenLost
             | Fault::Unreachable
             | Fault::Sealed
+            | Fault::NoLeader
             | Fault::RateLimited
             | Fault::Refused => true,
             Fault::LeaseGone
@@ -137,6 +140,7 @@ impl Fault {
             Fault::TimedOut
             | Fault::Unreachable
             | Fault::Sealed
+            | Fault::NoLeader
             | Fault::RateLimited
             | Fault::ServerError => true,
             Fault::NotFound

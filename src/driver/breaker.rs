@@ -179,7 +179,14 @@ mod tests {
     #[test]
     fn what_vault_says_of_one_request_does_not_count() {
         let mut breaker = Breaker::default();
-        for fault in [Fault::NotFound, Fault::Denied, Fault::Refused, Fault::ServerError, Fault::RateLimited]
+        for fault in [
+            Fault::NotFound,
+            Fault::Denied,
+            Fault::Refused,
+            Fault::ServerError,
+            Fault::RateLimited,
+            Fault::NoLeader,
+        ]
         {
             for now in 0..10 {
                 assert_eq!(note(&mut breaker, now, Some(fault)), Change::None);

@@ -95,7 +95,9 @@ impl Mounts {
     /// Notes what became of a request; `chance` is in `0..1`.
     pub fn note(&mut self, target: &Target, now: BootTime, failure: Option<&Failure>, chance: f64) {
         match failure.map(|failure| (failure.fault, failure)) {
-            Some((Fault::ServerError, failure)) => self.failed(target, now, failure, chance),
+            Some((Fault::ServerError | Fault::NoLeader, failure)) => {
+                self.failed(target, now, failure, chance)
+            }
             Some((Fault::RateLimited, failure)) => {
                 // Perhaps nobody asks for these ever again.
                 let is_kept = |hold: &Hold| now < hold.until + REMEMBERED;
@@ -146,7 +148,7 @@ impl Hold {
     fn admit(&mut self, now: BootTime) -> Result<Admission, Held> {
         if now < self.until || self.trial {
             return Err(Held { why: self.why.clone(), until: self.until.max(now) });
-        }
+        self.trial = matches!(self.why.fault, Fault::ServerError | Fault::NoLeader);
         // Of a quota, each request takes its own part; of an engine that fails, one is enough to know.
         self.trial = self.why.fault == Fault::ServerError;
         Ok(if self.trial { Admission::Trial } else { Admission::Usual })

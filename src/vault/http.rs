@@ -27,6 +27,8 @@ use crate::vault::refusal;
 
 use standing::Standings;
 
+/// Where a node is asked for its health.
+const HEALTH: &str = "sys/health";
 /// How long a question for a node's health may take.
 const PROBE: Duration = Duration::from_secs(3);
 /// The longest `Retry-After` that is believed.
@@ -104,7 +106,7 @@ impl<'a> Call<'a> {
     fn health() -> Call<'static> {
         Call {
             method: Method::Get,
-            path: "sys/health",
+            path: HEALTH,
             query: &[("standbyok", "true"), ("perfstandbyok", "true")],
             token: None,
             namespace: None,
@@ -173,7 +175,11 @@ impl Http {
     async fn attempt(&self, at: usize, call: &Call<'_>, time: Duration) -> Result<Answer, Missed> {
         let node = &self.0.nodes[at];
         let carrier: &VaultClient = &node.carrier;
-        let echoed = self.0.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let echoed = match call.path {
+            // A node that lags behind is well all the same.
+            HEALTH => None,
+            _ => self.0.index.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
         let headers = headers(node, call, echoed.as_ref()).map_err(Missed::NotSent)?;
         let url = node.url(call.path, call.query).map_err(Missed::NotSent)?;
         let request = match call.method {
@@ -256,6 +262,13 @@ impl Answer {
     /// proxy says it: that may have lost the answer only.
     fn says_node_is_out(&self) -> bool {
         matches!(self.status, 472 | 473 | 501 | 503) && refusal::texts(&self.body).is_some()
+    }
+
+    /// A standby answers 307 and names the leader when it can't forward a request to it; while there is no
+    /// leader, that is the one which was the last (Vault's concepts of high availability, "client
+    /// redirection").
+    pub(super) fn says_node_stands_by(&self) -> bool {
+        self.status == 307 && self.redirect.is_some()
     }
 }
 

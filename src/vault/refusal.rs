@@ -83,6 +83,12 @@ pub(super) fn of_request(answer: &Answer, doing: &str) -> Failure {
     Refusal::new(answer, doing.to_owned()).general()
 }
 
+/// Whether a node serves requests and has nobody to send this one on to: nothing was carried out.
+pub(super) fn says_no_leader(answer: &Answer) -> bool {
+    answer.says_node_stands_by()
+        || answer.status == 500 && Refusal::new(answer, String::new()).says_no_leader()
+}
+
 struct Refusal<'a> {
     status: u16,
     doing: String,
@@ -97,6 +103,14 @@ impl Refusal<'_> {
 
     fn general(&self) -> Failure {
         if let (300..=399, Some(origin)) = (self.status, &self.answer.redirect) {
+            if self.answer.says_node_stands_by() {
+                let hint = format!(
+                    "Vault has no leader: this node stands by and points to {}, which does not lead, \
+                     or is not in `address`",
+                    bounded(origin)
+                );
+                return self.failure(Fault::NoLeader, &hint);
+            }
             let hint =
                 format!("redirected to {}, which is not followed: put that in `address`", bounded(origin));
             return self.failure(Fault::Refused, &hint);
@@ -111,7 +125,7 @@ impl Refusal<'_> {
             472 | 473 | 501 | 503 => {
                 self.failure(Fault::Sealed, "Vault is sealed, not initialised or without a leader")
             }
-            500 if self.says_no_leader() => self.failure(Fault::Sealed, "Vault has no leader"),
+            500 if self.says_no_leader() => self.failure(Fault::NoLeader, "Vault has no leader"),
             408 | 500..=599 => self.failure(Fault::ServerError, "Vault failed"),
             _ => self.failure(Fault::Refused, "Vault refused it"),
         }
@@ -214,7 +228,11 @@ mod tests {
             (472, r#"{"errors":[]}"#, Fault::Sealed),
             (473, r#"{"errors":[]}"#, Fault::Sealed),
             (500, r#"{"errors":["internal error"]}"#, Fault::ServerError),
-            (500, r#"{"errors":["local node not active but active cluster node not found"]}"#, Fault::Sealed),
+            (
+                500,
+                r#"{"errors":["local node not active but active cluster node not found"]}"#,
+                Fault::NoLeader,
+            ),
             (501, r#"{"errors":["not initialized"]}"#, Fault::Sealed),
             (502, "<html>bad gateway</html>", Fault::ServerError),
             (503, r#"{"errors":["Vault is sealed"]}"#, Fault::Sealed),
@@ -256,10 +274,13 @@ mod tests {
 
     #[test]
     fn a_redirect_is_named_and_not_followed() {
-        let mut redirected = answer(307, "");
-        redirected.redirect = Some("https://other:8200".to_owned());
-        let failure = of_read(&redirected, "a/b", Capability::Read);
-        assert_eq!(failure.fault, Fault::Refused);
-        assert!(failure.reason.contains("https://other:8200"));
+        // With 307 a node that stands by names the leader that it can't forward to.
+        for (status, fault) in [(301, Fault::Refused), (308, Fault::Refused), (307, Fault::NoLeader)] {
+            let mut redirected = answer(status, "");
+            redirected.redirect = Some("https://other:8200".to_owned());
+            let failure = of_read(&redirected, "a/b", Capability::Read);
+            assert_eq!(failure.fault, fault);
+            assert!(failure.reason.contains("https://other:8200"));
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! A real OpenBao in development mode: in memory, on a port of its own, gone with the test.
+//! A real OpenBao, on a port of its own, gone with the test: in development mode, where it keeps everything
+//! in memory, or as a configuration says.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,16 +12,19 @@ use leasefs::core::name::VaultPath;
 use leasefs::vault::client::Client;
 use serde_json::{Value, json};
 
-use super::server::{Server, StopSignal, free_port, wait_until};
+use super::server::{ReservedPort, Server, StopSignal, reserved_port, wait_until};
 
-/// The only token that the server starts with.
-const ROOT_TOKEN: &str = "dev-only-root-token";
+/// The only token that a server in development mode starts with.
+pub const ROOT_TOKEN: &str = "dev-only-root-token";
 
-/// A running OpenBao. It has a KV v2 engine at `secret/`, as development mode does.
+/// A running OpenBao. In development mode it has a KV v2 engine at `secret/`.
 pub struct Bao {
     server: Server,
     address: String,
     ca_cert: Option<PathBuf>,
+    root_token: String,
+    /// Its own, also while it is stopped.
+    _ports: Vec<ReservedPort>,
 }
 
 /// What an AppRole logs in with.
@@ -35,20 +39,51 @@ pub struct AppRole {
 impl Bao {
     /// Starts a server and waits until it serves.
     pub async fn start() -> Bao {
-        Bao::launch(None).await
+        Bao::launch(None, None).await
+    }
+
+    /// Starts a server in development mode that has more listeners: this text is its configuration.
+    pub async fn start_with_listeners(configuration: &str) -> Bao {
+        Bao::launch(None, Some(configuration)).await
     }
 
     /// Starts a server that speaks TLS, with a certificate of a CA of its own for 127.0.0.1 and localhost.
     pub async fn start_tls() -> Bao {
-        Bao::launch(Some("tls")).await
+        Bao::launch(Some("tls"), None).await
     }
 
-    async fn launch(certificates: Option<&str>) -> Bao {
+    /// Starts a server by a configuration whose files are below `directory`, which goes with it. It may
+    /// want to be initialised first; nobody waits for it here.
+    pub(super) fn configured(
+        directory: tempfile::TempDir,
+        configuration: &str,
+        address: &str,
+        ports: Vec<ReservedPort>,
+    ) -> Bao {
+        let file = directory.path().join("server.hcl");
+        std::fs::write(&file, configuration).expect("a file can be written");
+        let command: [OsString; 3] =
+            [binary().into(), "server".into(), format!("-config={}", file.display()).into()];
+        let server = Server::start(&command, directory, StopSignal::Kill, None);
+        Bao { server, address: address.to_owned(), ca_cert: None, root_token: String::new(), _ports: ports }
+    }
+
+    /// The root token of a server that is not in development mode.
+    pub(super) fn set_root_token(&mut self, token: &str) {
+        self.root_token = token.to_owned();
+    }
+
+    async fn launch(certificates: Option<&str>, configuration: Option<&str>) -> Bao {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let address = format!("127.0.0.1:{}", free_port());
+        let (address, port) = reserved_port();
         let mut command: Vec<OsString> = vec![binary().into(), "server".into(), "-dev-no-store-token".into()];
         command.push(format!("-dev-listen-address={address}").into());
         command.push(format!("-dev-root-token-id={ROOT_TOKEN}").into());
+        if let Some(configuration) = configuration {
+            let file = directory.path().join("server.hcl");
+            std::fs::write(&file, configuration).expect("a file can be written");
+            command.push(format!("-config={}", file.display()).into());
+        }
         let mut ca_cert = None;
         match certificates.map(|name| directory.path().join(name)) {
             None => command.push("-dev".into()),
@@ -61,13 +96,42 @@ impl Bao {
         }
         let scheme = if ca_cert.is_some() { "https" } else { "http" };
         let server = Server::start(&command, directory, StopSignal::Kill, None);
-        let bao = Bao { server, address: format!("{scheme}://{address}"), ca_cert };
-        wait_until("bao", &bao.server, async || {
-            // The engine at secret/ is upgraded to v2 after the server has begun to serve.
-            bao.try_call("GET", "secret/config", None).await.is_some_and(|(status, _)| status == 200)
+        let address = format!("{scheme}://{address}");
+        let bao = Bao { server, address, ca_cert, root_token: ROOT_TOKEN.to_owned(), _ports: vec![port] };
+        bao.wait_for_kv().await;
+        bao
+    }
+
+    /// Waits until the engine at `secret/` serves, which is upgraded to v2 after the server has begun to.
+    pub async fn wait_for_kv(&self) {
+        wait_until("bao", &self.server, async || {
+            self.try_call("GET", "secret/config", None).await.is_some_and(|(status, _)| status == 200)
         })
         .await;
-        bao
+    }
+
+    /// Ends it, as a crash would; [`Bao::start_again`] brings it back at the same address. What is in
+    /// memory alone is lost, in development mode everything.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+
+    /// Starts it again and does not wait until it serves.
+    pub fn start_again(&self) {
+        self.server.start_again();
+    }
+
+    /// Seals it.
+    pub async fn seal(&self) {
+        self.call("POST", "sys/seal", None).await;
+    }
+
+    /// Unseals a server in development mode, with the key that it has printed.
+    pub async fn unseal(&self) {
+        let log = self.log();
+        let key = log.lines().find_map(|line| line.strip_prefix("Unseal Key: ")).expect("a key is printed");
+        self.call("POST", "sys/unseal", Some(json!({"key": key.trim()}))).await;
+        self.wait_for_kv().await;
     }
 
     /// `http://HOST:PORT`, or `https://` of one that speaks TLS.
@@ -77,7 +141,7 @@ impl Bao {
 
     /// A token that may do everything.
     pub fn root_token(&self) -> &str {
-        ROOT_TOKEN
+        &self.root_token
     }
 
     /// A directory that goes with the server.
@@ -226,7 +290,7 @@ impl Bao {
         let mut url = url::Url::parse(&self.address).expect("a URL");
         url.path_segments_mut().expect("a base").push("v1").extend(path.split('/'));
         let method = method.parse().expect("a method");
-        let mut request = self.http_client()?.request(method, url).header("X-Vault-Token", ROOT_TOKEN);
+        let mut request = self.http_client()?.request(method, url).header("X-Vault-Token", &self.root_token);
         if let Some(body) = body {
             request = request.json(&body);
         }

@@ -3,12 +3,14 @@
 //! A server that can't be started fails the test that wants it; no test passes by leaving it out.
 
 pub mod bao;
+pub mod cluster;
 pub mod conversation;
 pub mod fake_vault;
 pub mod fleet;
 pub mod memory;
 pub mod metered;
 pub mod mount;
+pub mod outage;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;

@@ -134,16 +134,23 @@ impl Postgres {
 
     /// Connects OpenBao: enables the database engine at `mount`. Roles follow by [`Postgres::add_role`].
     pub async fn connect(&self, bao: &Bao, mount: &str) {
-        if self.query("select count(*) from pg_roles where rolname = 'vault'") == "0" {
-            self.query(&format!("create role vault superuser login password '{PASSWORD}'"));
-        }
+        self.connect_over(bao, mount, self.port).await;
+    }
+
+    /// The same, over a wire that listens on another port.
+    pub async fn connect_over(&self, bao: &Bao, mount: &str, port: u16) {
+        // Several may come at once, and one statement is one transaction.
+        self.query(&format!(
+            "do $$ begin create role vault superuser login password '{PASSWORD}'; \
+             exception when duplicate_object or unique_violation then null; end $$"
+        ));
         bao.enable(mount, "database", json!({})).await;
         let connection = json!({
             "plugin_name": "postgresql-database-plugin",
             "allowed_roles": "*",
             "connection_url": format!(
                 "postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{}/postgres?sslmode=disable",
-                self.port
+                port
             ),
             "username": "vault",
             "password": PASSWORD,

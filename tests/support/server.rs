@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,17 +12,31 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
-/// Runs the server, waits until its own standard input ends (the test dropped it, or died), stops the
-/// server and removes the directory. `$1` is the signal, `$2` the directory.
+/// Runs the server, and stops and starts it as it is told on its standard input. When that ends (the test
+/// dropped it, or died), it stops the server and removes the directory. `$1` is the signal, `$2` the
+/// directory.
 const GUARD: &str = r#"
 signal=$1 directory=$2; shift 2
-"$@" & server=$!
-read -r never_comes
-kill -s "$signal" "$server" 2>/dev/null
-wait "$server" 2>/dev/null
+start() { "$@" & server=$!; }
+stop() {
+  [ -n "$server" ] || return
+  kill -s "$signal" "$server" 2>/dev/null
+  wait "$server" 2>/dev/null
+  server=
+}
+start "$@"
+while read -r order; do
+  stop
+  [ "$order" = stop ] || start "$@"
+done
+stop
 rm -rf "$directory"
 "#;
+
+/// How long a server may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a server is told to stop.
 #[derive(Clone, Copy, Debug)]
@@ -86,10 +101,34 @@ impl Server {
 
     /// Sends a signal to the server itself, not to its guard; SIGSTOP freezes it.
     pub fn signal(&self, signal: Signal) {
+        let server = self.pid().expect("it runs");
+        kill(Pid::from_raw(server), signal).expect("a signal can be sent");
+    }
+
+    /// Ends the server; its directory stays. Returns once it has ended.
+    pub fn stop(&self) {
+        self.order("stop", |pid| pid.is_none());
+    }
+
+    /// Starts it again after [`Server::stop`], with the same command; does not wait until it serves.
+    pub fn start_again(&self) {
+        self.order("start", |pid| pid.is_some());
+    }
+
+    fn order(&self, order: &str, done: impl Fn(Option<i32>) -> bool) {
+        let mut guard = self.guard.stdin.as_ref().expect("a guard listens");
+        writeln!(guard, "{order}").expect("a guard can be told");
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self.pid()) {
+            assert!(Instant::now() < deadline, "the server does not {order}; it printed:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn pid(&self) -> Option<i32> {
         let guard = self.guard.id();
         let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).expect("a guard");
-        let server = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a server");
-        kill(Pid::from_raw(server), signal).expect("a signal can be sent");
+        children.split_whitespace().next().and_then(|pid| pid.parse().ok())
     }
 
     /// What it has printed.
@@ -110,6 +149,18 @@ impl Drop for Server {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
     listener.local_addr().expect("a listener has an address").port()
+}
+
+/// Keeps a port from everybody but a listener that reuses addresses, as most servers do; bound and never
+/// listening itself, so until there is one, connections are refused.
+pub struct ReservedPort(#[expect(dead_code, reason = "held for its drop")] TcpSocket);
+
+/// A port of the loopback that is ours for as long as it is held: also while a server is down.
+pub fn reserved_port() -> (SocketAddr, ReservedPort) {
+    let port = TcpSocket::new_v4().expect("a socket");
+    port.set_reuseaddr(true).expect("a socket option");
+    port.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("the loopback has a free port");
+    (port.local_addr().expect("a bound socket has an address"), ReservedPort(port))
 }
 
 /// Asks `ready` every 50 ms, for at most a minute.

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::bao::Bao;
+use super::cluster::Cluster;
 use super::mount::{Mount, eventually};
 use super::postgres::Postgres;
 
@@ -16,7 +18,7 @@ pub struct World {
     /// OpenBao, with AppRole enabled and the database engine at `database/`.
     pub bao: Bao,
     /// PostgreSQL, which OpenBao makes accounts in.
-    pub postgres: Postgres,
+    pub postgres: Arc<Postgres>,
     runtime: Runtime,
 }
 
@@ -33,13 +35,37 @@ impl World {
     /// Starts both.
     pub fn start() -> World {
         let runtime = Runtime::new().expect("a runtime can be made");
-        let (bao, postgres) = runtime.block_on(async {
-            let (bao, postgres) = tokio::join!(Bao::start(), Postgres::start());
-            postgres.connect(&bao, "database").await;
-            bao.call("POST", "sys/auth/approle", Some(json!({"type": "approle"}))).await;
-            (bao, postgres)
+        let (bao, postgres) = runtime.block_on(async { tokio::join!(Bao::start(), Postgres::start()) });
+        let world = World { bao, postgres: Arc::new(postgres), runtime };
+        world.equip();
+        world
+    }
+
+    /// Another OpenBao, for a scenario that makes it fail; with the same PostgreSQL, so their roles must
+    /// not have the same names.
+    pub fn beside(&self) -> World {
+        self.beside_with(Bao::start())
+    }
+
+    /// The same, with an OpenBao that keeps what it knows on disk and unseals itself.
+    pub fn beside_on_disk(&self) -> World {
+        self.beside_with(async { Cluster::start(1).await.into_only() })
+    }
+
+    fn beside_with(&self, bao: impl Future<Output = Bao>) -> World {
+        let runtime = Runtime::new().expect("a runtime can be made");
+        let bao = runtime.block_on(bao);
+        let world = World { bao, postgres: Arc::clone(&self.postgres), runtime };
+        world.equip();
+        world
+    }
+
+    /// Gives an OpenBao that knows nothing its engines.
+    pub fn equip(&self) {
+        self.wait(async {
+            self.postgres.connect(&self.bao, "database").await;
+            self.bao.call("POST", "sys/auth/approle", Some(json!({"type": "approle"}))).await;
         });
-        World { bao, postgres, runtime }
     }
 
     /// Runs a request to its end.

@@ -293,7 +293,7 @@ pub(super) fn policy_line(call: &ApiCall) -> String {
 /// Whether Vault, and not what was asked of it, is the trouble.
 pub(super) fn is_outage(fault: Fault) -> bool {
     match fault {
-        Fault::TimedOut | Fault::Unreachable | Fault::Sealed | Fault::RateLimited => true,
+        Fault::TimedOut | Fault::Unreachable | Fault::Sealed | Fault::NoLeader | Fault::RateLimited => true,
         Fault::NotFound
         | Fault::Denied
         | Fault::TokenLost

@@ -278,6 +278,7 @@ impl<B: Body> Engine<B> {
             Fault::TimedOut
             | Fault::Unreachable
             | Fault::Sealed
+            | Fault::NoLeader
             | Fault::RateLimited
             | Fault::ServerError
             | Fault::Unusable
@@ -361,6 +362,7 @@ impl<B: Body> Engine<B> {
                     | Fault::TimedOut
                     | Fault::Unreachable
                     | Fault::Sealed
+                    | Fault::NoLeader
                     | Fault::RateLimited
                     | Fault::ServerError
                     | Fault::Refused
@@ -415,6 +417,7 @@ impl<B: Body> Engine<B> {
                     Fault::TimedOut
                     | Fault::Unreachable
                     | Fault::Sealed
+                    | Fault::NoLeader
                     | Fault::RateLimited
                     | Fault::ServerError
                     | Fault::Unusable
