@@ -186,8 +186,7 @@ mod tests {
             Fault::ServerError,
             Fault::RateLimited,
             Fault::NoLeader,
-        ]
-        {
+        ] {
             for now in 0..10 {
                 assert_eq!(note(&mut breaker, now, Some(fault)), Change::None);
             }

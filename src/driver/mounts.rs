@@ -148,9 +148,9 @@ impl Hold {
     fn admit(&mut self, now: BootTime) -> Result<Admission, Held> {
         if now < self.until || self.trial {
             return Err(Held { why: self.why.clone(), until: self.until.max(now) });
-        self.trial = matches!(self.why.fault, Fault::ServerError | Fault::NoLeader);
+        }
         // Of a quota, each request takes its own part; of an engine that fails, one is enough to know.
-        self.trial = self.why.fault == Fault::ServerError;
+        self.trial = matches!(self.why.fault, Fault::ServerError | Fault::NoLeader);
         Ok(if self.trial { Admission::Trial } else { Admission::Usual })
     }
 }
