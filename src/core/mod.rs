@@ -2,6 +2,7 @@
 //! effects come out; whoever calls does the rest.
 
 pub mod access;
+mod bucket;
 pub mod effect;
 pub mod engine;
 pub mod error;

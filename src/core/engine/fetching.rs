@@ -1,27 +1,15 @@
 //! Reads of sources: who may cause one, what becomes of its answer.
 
-use std::time::Duration;
-
 use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
+use crate::core::engine::late::SLOW;
 use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
-use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId};
-use crate::core::source::{
-    Body, Fetch, Fetched, FetchedKind, Generation, Piece, Renew, Validity, static_end,
-};
+use crate::core::name::{IdentityId, RequestId, SourceId};
+use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation};
 use crate::core::time::{BootTime, Moment, scaled};
-
-/// After that long a read that is on its way keeps nobody waiting who can be shown a stale value.
-const SLOW: Duration = Duration::from_secs(1);
-
-/// How often Vault is asked for the next password of a static role that it is about to replace.
-const REPLACING_POLL: Duration = Duration::from_millis(150);
-
-/// For how long such a password is shown that Vault should have replaced, and has not.
-const REPLACING_SHOWN: Duration = Duration::from_millis(250);
 
 /// What a caller is told whose time is over.
 pub(super) const SILENCE: &str = "Vault did not answer within read-timeout; the request is still under way";
@@ -100,44 +88,6 @@ impl<B: Body> Engine<B> {
         }
     }
 
-    /// Vault has stopped answering, or answers again. While it does not, what may still be shown is shown
-    /// without waiting for it.
-    pub fn vault_answers(&mut self, at: Moment, answers: bool) -> Effects {
-        self.run(at, |engine, fx| {
-            engine.vault_answers = answers;
-            if answers {
-                engine.log_in_again(at);
-                return;
-            }
-            let waited_for = engine.sources.iter().filter(|(_, source)| !source.waiters.is_empty());
-            let stale: Vec<SourceId> =
-                waited_for.map(|(id, _)| *id).filter(|id| engine.live(at.now, *id).is_some()).collect();
-            for id in stale {
-                engine.wake_waiters_of_source(at, id, Start::No, fx);
-            }
-        })
-        .1
-    }
-
-    /// Callers who have waited long enough for a read that is on its way are shown what may still be shown.
-    pub(super) fn answer_with_stale(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
-        if self.stale_answer_time(at.now, id).is_some_and(|due| at.now >= due) {
-            if let Some(source) = self.sources.get_mut(&id) {
-                source.slow = true;
-            }
-            self.wake_waiters_of_source(at, id, Start::No, fx);
-        }
-    }
-
-    /// When callers who wait for a read that is on its way are shown what may still be shown.
-    pub(super) fn stale_answer_time(&self, now: BootTime, id: SourceId) -> Option<BootTime> {
-        let source = self.sources.get(&id).filter(|source| !source.slow && !source.waiters.is_empty())?;
-        match source.fetch {
-            Fetch::InFlight { since, .. } => self.live(now, id).map(|_| since + SLOW),
-            Fetch::Queued { .. } | Fetch::Idle => None,
-        }
-    }
-
     /// Starts a read, or queues it until there is a token and its bucket lets it through. Returns a
     /// failure if there is no token and none is on its way.
     pub(super) fn start_fetch(
@@ -191,7 +141,13 @@ impl<B: Body> Engine<B> {
         None
     }
 
-    fn queue_fetch(&mut self, id: SourceId, minting: Minting, urgency: Urgency, not_before: BootTime) {
+    pub(super) fn queue_fetch(
+        &mut self,
+        id: SourceId,
+        minting: Minting,
+        urgency: Urgency,
+        not_before: BootTime,
+    ) {
         if let Some(source) = self.sources.get_mut(&id) {
             source.fetch = Fetch::Queued { minting, urgency, not_before };
         }
@@ -306,30 +262,6 @@ impl<B: Body> Engine<B> {
         self.drop_unused_tokens(with.identity, fx);
     }
 
-    /// Whether a static role's password is one that Vault should have replaced by now. It looks at its roles
-    /// every few seconds only, so that takes up to 5 s (measured with OpenBao 2.7). Most of `read-timeout` is
-    /// waited for the next one; what is still there then is shown for a moment each time it is asked for.
-    fn is_about_to_be_replaced(&self, at: Moment, id: SourceId, fetched: &Fetched<B>) -> bool {
-        let FetchedKind::Static { ttl, .. } = fetched.kind else { return false };
-        let Some(source) = self.sources.get(&id) else { return false };
-        let patience = self.settings.leases.read_timeout * 3 / 4;
-        at.now >= static_end(fetched.sent, ttl)
-            && source.replacing_since.is_none_or(|since| at.now < since + patience)
-    }
-
-    /// Asks again soon, as long as somebody wants it.
-    fn await_replacement(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        source.replacing_since.get_or_insert(at.now);
-        let urgency = match source.waiters.is_empty() {
-            true if !source.in_use(at.now) => return self.give_up_fetch(at, id, fx),
-            true => Urgency::Background,
-            false => Urgency::Reader,
-        };
-        let pause = scaled(REPLACING_POLL, at.chance.between(0.8, 1.2, u64::from(id.0)));
-        self.queue_fetch(id, Minting::Allowed, urgency, at.now + pause);
-    }
-
     /// The read on its way has minted nothing: failures must not keep the next one waiting.
     fn put_mint_back(&mut self, id: SourceId) {
         if let Some(source) = self.sources.get_mut(&id)
@@ -375,206 +307,6 @@ impl<B: Body> Engine<B> {
         }
     }
 
-    fn take_secret(
-        &mut self,
-        at: Moment,
-        id: SourceId,
-        with: Credential,
-        fetched: Fetched<B>,
-        fx: &mut Effects,
-    ) {
-        let generation_id = GenerationId(self.fresh_id());
-        let leases = self.settings.leases;
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        let (from_kv, sent) = (matches!(fetched.kind, FetchedKind::Kv { .. }), fetched.sent);
-        let mut generation =
-            Generation::new(generation_id, with, fetched, &source.spec.policy, &leases, at.chance);
-        source.mints = Some(!generation.is_free());
-        source.free_elsewhere = generation.is_free() && !from_kv;
-        if let Some(lease) = generation.lease_mut() {
-            source.lease_duration = lease.duration;
-            lease.expires = at.now + lease.duration;
-        }
-        let mut not_before = BootTime(0);
-        if let Validity::Static { fresh_until, ends } = &mut generation.validity {
-            if at.now < *ends {
-                source.replacing_since = None;
-                source.lease_duration = source.lease_duration.max(ends.since(sent));
-            } else {
-                // Vault does not get on with it: the longer, the less often it is asked.
-                let since = source.replacing_since.unwrap_or(at.now);
-                not_before = at.now + (at.now.since(since) / 4).min(Duration::from_secs(30));
-                let shown = sent + REPLACING_SHOWN;
-                (*fresh_until, *ends, generation.end) = (shown, shown, shown);
-            }
-        }
-        let end = self.end_of(&generation);
-        if let Some(source) = self.sources.get_mut(&id)
-            && let Some(lease) = generation.lease()
-        {
-            source.usable = end.since(lease.granted).min(lease.duration);
-        }
-        if at.now >= end {
-            let reason = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
-            self.reject(at, id, generation, Failure::new(Fault::Unusable, reason), fx);
-            return;
-        }
-        let current = self.sources.get(&id).and_then(|source| source.current.as_ref());
-        let unchanged = current
-            .is_some_and(|current| at.now < self.end_of(current) && current.shows_the_same(&generation));
-        if unchanged {
-            self.extend(id, generation, fx);
-        } else if self.make_room_for(at, id, generation.bytes, fx) {
-            self.publish(at, id, generation, fx);
-        } else {
-            let reason = format!(
-                "no memory left under max-memory ({} bytes): raise it, or show fewer files",
-                self.settings.max_memory
-            );
-            self.reject(at, id, generation, Failure::new(Fault::OutOfMemory, reason), fx);
-            return;
-        }
-        self.move_source(at, id, fx);
-        if let Some(source) = self.sources.get_mut(&id) {
-            source.failure = None;
-            source.renewal_failure = None;
-            source.failures = 0;
-            source.not_before = not_before;
-        }
-    }
-
-    /// A result that can't be shown: its lease is given back.
-    fn reject(
-        &mut self,
-        at: Moment,
-        id: SourceId,
-        generation: Generation<B>,
-        failure: Failure,
-        fx: &mut Effects,
-    ) {
-        if let Validity::Leased(lease) = generation.validity {
-            self.retire(at, id, lease.id, generation.with, lease.expires, fx);
-        }
-        self.fail(at, id, failure, fx);
-    }
-
-    /// The same secret as before: its time goes on, its bytes and its `mtime` stay.
-    fn extend(&mut self, id: SourceId, newer: Generation<B>, fx: &mut Effects) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        let Some(current) = &mut source.current else { return };
-        current.validity = newer.validity;
-        current.end = newer.end;
-        current.ask = newer.ask;
-        current.with = newer.with;
-        self.drop_unused_tokens(newer.with.identity, fx);
-    }
-
-    /// A new generation for all files of the source, in one step.
-    fn publish(&mut self, at: Moment, id: SourceId, generation: Generation<B>, fx: &mut Effects) {
-        let Some(source) = self.sources.get(&id) else { return };
-        let shown: Vec<Ino> =
-            source.nodes.iter().copied().filter(|ino| !self.vanished.contains(ino)).collect();
-        // What nobody has open goes; of two that are open, the older one.
-        let older = source.previous.as_ref().map(|one| one.id);
-        let replaced = source.current.as_ref();
-        match replaced.map(|one| (one.id, self.is_over(at.now, one), one.handles.is_empty())) {
-            Some((which, Some(over), _)) => self.end_generation(at, id, which, over, fx),
-            Some((which, None, true)) => self.end_generation(at, id, which, End::Replaced, fx),
-            Some((_, None, false)) => {
-                if let Some(older) = older {
-                    self.end_generation(at, id, older, End::Replaced, fx);
-                }
-            }
-            None => {}
-        }
-        let end = self.end_of(&generation);
-        let lease = generation.lease().map(|lease| lease.id.clone());
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        self.memory += generation.bytes;
-        let is_replaced = source.current.is_some();
-        if let Some(mut replaced) = source.current.take() {
-            match replaced.validity {
-                Validity::Kv { .. } => {
-                    replaced.end = replaced.end.min(at.now + source.spec.policy.grace);
-                }
-                // Its password is dead.
-                Validity::Static { .. } => replaced.end = replaced.end.min(at.now),
-                Validity::Leased(_) | Validity::Fixed { .. } => {}
-            }
-            source.previous = Some(replaced);
-        }
-        source.current = Some(generation);
-        // Names that its end took away just now stay; those that were gone come back by a refresh alone.
-        for ino in shown {
-            self.vanished.remove(&ino);
-        }
-        if is_replaced {
-            self.invalidate(id, fx);
-        } else {
-            self.invalidate_sizes(at.now, id, fx);
-        }
-        fx.push(Effect::Report(Report::Published { source: id, lease, end }));
-        self.report_bodies(id, fx);
-    }
-
-    /// A declared file that can't be rendered is the operator's business, though its secret is there.
-    fn report_bodies(&self, id: SourceId, fx: &mut Effects) {
-        let Some(source) = self.sources.get(&id) else { return };
-        let bodies = source.current.iter().flat_map(|one| &one.bodies);
-        for failure in bodies.filter_map(|(piece, body)| match piece {
-            Piece::File(_) => body.as_ref().err(),
-            Piece::Field(_) => None,
-        }) {
-            let (path, declared) = (source.spec.request.path.clone(), source.declared);
-            let failure = failure.clone();
-            fx.push(Effect::Report(Report::FetchFailed { source: id, path, declared, failure }));
-        }
-    }
-
-    /// As [`Engine::make_room`], for a generation of this source: what it replaces goes in any case.
-    fn make_room_for(&mut self, at: Moment, id: SourceId, bytes: u64, fx: &mut Effects) -> bool {
-        let Some(source) = self.sources.get(&id) else { return false };
-        // As `publish` chooses it.
-        let goes = match &source.current {
-            Some(current) if current.handles.is_empty() || self.is_over(at.now, current).is_some() => {
-                current.bytes
-            }
-            Some(_) => source.previous.as_ref().map_or(0, |one| one.bytes),
-            None => 0,
-        };
-        let more = bytes.saturating_sub(goes);
-        self.make_room(at, id, more, fx)
-    }
-
-    /// Makes room for `bytes` more: the least recently opened KV secrets without handles go first.
-    /// Returns whether there is room now.
-    pub(super) fn make_room(&mut self, at: Moment, keep: SourceId, bytes: u64, fx: &mut Effects) -> bool {
-        if bytes > self.settings.max_memory {
-            return false;
-        }
-        if self.memory + bytes > self.settings.max_memory {
-            self.drop_old_lists(at.now);
-        }
-        while self.memory + bytes > self.settings.max_memory {
-            let oldest = self
-                .sources
-                .iter()
-                .filter(|(id, _)| **id != keep)
-                .filter_map(|(id, source)| {
-                    let current = source.current.as_ref()?;
-                    let kept = source.spec.policy.renew == Renew::Required;
-                    let evictable = current.is_free() && current.handles.is_empty() && !kept;
-                    evictable.then_some((source.last_open, *id, current.id))
-                })
-                .min();
-            match oldest {
-                Some((_, id, which)) => self.end_generation(at, id, which, End::Evicted, fx),
-                None => return false,
-            }
-        }
-        true
-    }
-
     fn take_failure(
         &mut self,
         at: Moment,
@@ -612,7 +344,7 @@ impl<B: Body> Engine<B> {
     }
 
     /// Notes a failure, and tells the operator unless it is the one that he was just told.
-    fn fail(&mut self, at: Moment, id: SourceId, failure: Failure, fx: &mut Effects) {
+    pub(super) fn fail(&mut self, at: Moment, id: SourceId, failure: Failure, fx: &mut Effects) {
         self.report_failure(id, &failure, fx);
         self.note_failure(at, id, failure);
     }

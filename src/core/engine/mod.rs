@@ -8,7 +8,7 @@
 //! - a ticket is answered exactly once.
 //!
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
-//! `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks),
+//! `publishing` (what becomes of an answer), `late` (what is done while Vault is slow or silent), `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks),
 //! `locking` (what an operator forbids), `explain` (everything about a name), `readiness` (what is waited
 //! for), `reasons` (what a directory says of its names).
 
@@ -17,10 +17,12 @@ mod control;
 mod directories;
 mod explain;
 mod fetching;
+mod late;
 mod leases;
 mod lists;
 mod locking;
 mod operations;
+mod publishing;
 mod readiness;
 mod reasons;
 mod tokens;
