@@ -173,15 +173,15 @@ impl<B: Body> Engine<B> {
     }
 
     /// When a generation's lease is looked up: while its source is in use, every `revocation-check`. What
-    /// nobody has opened for longer than four times that is asked about less often, after a quarter of the
-    /// time without an open; and at once when it is opened.
+    /// nobody has opened for longer than that is asked about less often, after as long again as it has not been
+    /// opened; and at once when it is opened, since nobody sees it before.
     fn look_up_time(&self, now: BootTime, source: &Source<B>, one: &Generation<B>) -> Option<BootTime> {
         match one.lease()?.look_up {
             LookUp::At(due) if source.is_open() => Some(due),
             LookUp::At(due) if source.in_use(now) => {
                 let asked = due - self.settings.leases.revocation_check;
                 let unopened = source.last_open.map_or(Duration::ZERO, |last| asked.since(last));
-                Some(due.max(asked + unopened / 4))
+                Some(due.max(asked + unopened))
             }
             LookUp::At(_) | LookUp::InFlight(_) | LookUp::NotAllowed => None,
         }
