@@ -216,7 +216,7 @@ async fn what_a_lost_token_took_away_is_fetched_anew_spread_out() {
     world.vault.revoke_all_tokens();
     // The next look-up of any lease meets the dead token.
     while world.vault.count(Op::Login) == logins {
-        pass(S).await;
+        pass(10 * MS).await;
     }
     let mut peak = 0;
     let mut before = minted;
