@@ -381,7 +381,7 @@ fn nothing_of_a_bad_answer_is_in_a_log_or_an_error(world: &World) {
         ("denied", 403, r#"{"errors":["permission denied"],"data":{"key":"MARKER"}}"#.to_owned()),
         ("server", 500, r#"<html>MARKER</html>"#.to_owned()),
         ("gateway", 502, r#"MARKER"#.to_owned()),
-        ("moved", 307, r#"MARKER"#.to_owned()),
+        ("moved", 302, r#"MARKER"#.to_owned()),
         ("cut", 200, format!(r#"{{"data":{{"key":"{}"}}}}"#, "MARKER".repeat(1000))),
     ];
     let answers: Vec<(String, Reply)> = bodies

@@ -314,7 +314,7 @@ async fn an_answer_that_can_not_be_used_is_eio_with_its_reason() {
         "failing" => Reply::json(500, r#"{"errors":["the disk is full"]}"#),
         "gateway" => Reply::new(502, &[], b"<html>Bad Gateway</html>"),
         "teapot" => Reply::new(418, &[], b"short and stout"),
-        "redirect" => Reply::new(307, &[("Location", "https://elsewhere.example:8200/v1/x")], b""),
+        "redirect" => Reply::new(302, &[("Location", "https://elsewhere.example:8200/v1/x")], b""),
         "quota" => Reply::new(429, &[("Retry-After", "100")], br#"{"errors":["rate limit quota exceeded"]}"#),
         _ => Reply::kv2(r#"{"key":"abc"}"#),
     })
