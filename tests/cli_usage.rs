@@ -13,8 +13,8 @@ use std::process::Output;
 
 use support::mount::leasefs;
 
-const COMMANDS: [&str; 10] =
-    ["mount", "status", "explain", "revoke", "refresh", "lock", "unlock", "wait", "unmount", "check"];
+const COMMANDS: [&str; 11] =
+    ["mount", "run", "status", "explain", "revoke", "refresh", "lock", "unlock", "wait", "unmount", "check"];
 
 fn run(arguments: &[&str]) -> Output {
     leasefs().args(arguments).output().unwrap()
