@@ -149,8 +149,9 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
             }
         };
         let listener = control::listen(ground.point.path())?;
+        let locks = LockStore::usual(ground.point.path());
         let farewell = || notify_systemd(sd_notify::NotifyState::Stopping);
-        ground.serve(Some(listener), told, readiness::announce, farewell).await
+        ground.serve(Some(listener), locks, told, readiness::announce, farewell).await
     })
 }
 
@@ -186,12 +187,12 @@ impl Ground {
     async fn serve<A: Future<Output = ()> + Send + 'static>(
         self,
         listener: Option<Listener>,
+        locks: LockStore,
         told: impl Future<Output = &'static str>,
         announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
         farewell: impl FnOnce(),
     ) -> Result<(), DaemonError> {
         let Ground { plan, config, point, client, mut engine, allow_other, mut losses } = self;
-        let locks = LockStore::usual(point.path());
         engine.restore_locks(locks.load()?);
         report_locks(engine.locks());
         let (service, inbox) = Service::new(engine, SystemClock);

@@ -14,6 +14,7 @@ use crate::cli::say;
 use crate::cli::wait::Progress;
 use crate::config::plan::MountPlan;
 use crate::config::{self, COMMAND_LINE, Environment, ExtraFile};
+use crate::control::LockStore;
 use crate::daemon::{self, CommandMount, DaemonError};
 use crate::fuse::mount_point::MountError;
 use crate::run::environment::{self, Credentials, PathVariable};
@@ -205,6 +206,10 @@ fn serve(request: &Request, place: &Place, link: ServerEnd) -> u8 {
         plan: request.plan.clone(),
         config: request.config.clone(),
         mount_point: place.path().to_owned(),
+        locks: match place {
+            Place::Given(path) => LockStore::usual(path),
+            Place::Fresh(path) => LockStore::for_once(path),
+        },
     };
     let (exit, word) = match daemon::serve_command(mount, link) {
         Ok(()) => (Exit::Ok, Word::Ended),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 use crate::config::plan::MountPlan;
-use crate::control;
+use crate::control::{self, LockStore};
 use crate::core::engine::{Outlook, Readiness};
 use crate::daemon::{DaemonError, Ground, end_on_panic, locked_in_part, runtime, system};
 use crate::driver::Service;
@@ -31,6 +31,8 @@ pub struct CommandMount {
     pub config: PathBuf,
     /// Where.
     pub mount_point: PathBuf,
+    /// What keeps its locks.
+    pub locks: LockStore,
 }
 
 /// Mounts, tells the supervisor what is there, and serves until the supervisor is done or gone. Then gives
@@ -40,7 +42,7 @@ pub struct CommandMount {
 /// [`DaemonError`]; nothing stays behind.
 pub fn serve_command(mount: CommandMount, link: ServerEnd) -> Result<(), DaemonError> {
     end_on_panic();
-    let CommandMount { plan, config, mount_point } = mount;
+    let CommandMount { plan, config, mount_point, locks } = mount;
     let mut losses = Vec::new();
     if let MemoryLock::SecretPagesOnly { reason } = sys::lock_memory() {
         // The rule for users other than root, and nothing that the user of a command could act on.
@@ -62,7 +64,7 @@ pub fn serve_command(mount: CommandMount, link: ServerEnd) -> Result<(), DaemonE
         let listener = control::listen(ground.point.path())
             .inspect_err(|error| tracing::info!(%error, "this tree has no control socket"))
             .ok();
-        ground.serve(listener, over, |service, _| report(service, stream), || ()).await
+        ground.serve(listener, locks, over, |service, _| report(service, stream), || ()).await
     })
 }
 

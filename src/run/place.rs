@@ -69,7 +69,7 @@ impl Place {
     pub fn remove(&self) {
         // The other process may have removed it already; if that one was killed, its dead mount is in the way.
         if let Place::Fresh(path) = self
-            && fs::remove_dir(&*path).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+            && fs::remove_dir(path).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
             && namespace::detach(path).is_ok()
         {
             let _ = fs::remove_dir(path);

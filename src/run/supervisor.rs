@@ -17,8 +17,8 @@ use thiserror::Error;
 
 use crate::core::time::BootTime;
 use crate::run::link::{self, LinkState, Missing, ServerEnd, SupervisorEnd, Word};
+use crate::sys;
 use crate::sys::process::{self, Arrival, Change, CoreLimit, Fork, Origin, Pid, Signal, Signals};
-use crate::sys::{self};
 
 /// How long processes that were asked to end may take before they are made to.
 const GRACE: Duration = Duration::from_secs(5);
@@ -29,8 +29,8 @@ const LAST_PATIENCE: Duration = Duration::from_secs(30);
 /// How often something is looked at that tells nobody when it changes.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often the wait for what is required is shown.
-const SHOWN: Duration = Duration::from_millis(200);
+/// How often the wait for what is required is shown; a shorter one is not.
+const SHOWN: Duration = Duration::from_millis(300);
 
 /// What becomes of processes that the command leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +162,8 @@ impl Supervisor {
         patience: Duration,
         mut show: impl FnMut(&[Missing]),
     ) -> Result<(), StartError> {
-        let deadline = sys::boot_time() + patience;
+        let mut shown = sys::boot_time();
+        let deadline = shown + patience;
         let mut missing = Vec::new();
         loop {
             let heard = self.link.hear();
@@ -180,7 +181,10 @@ impl Supervisor {
             if missing.iter().any(|file| !file.may_come) || sys::boot_time() >= deadline {
                 return Err(StartError::Missing { files: missing });
             }
-            show(&missing);
+            if sys::boot_time() >= shown + SHOWN {
+                shown = sys::boot_time();
+                show(&missing);
+            }
             self.doze(Some(SHOWN))?;
             while let Some(Arrival { signal, origin }) = self.signals.next() {
                 match signal {
