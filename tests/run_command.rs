@@ -11,12 +11,12 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -502,6 +502,77 @@ fn an_interrupt_before_the_start_ends_it_and_nothing_is_started() {
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(130), &b""[..]));
+}
+
+/// An interactive shell on a terminal of its own.
+struct Terminal {
+    child: Child,
+    seen: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    fn start() -> Terminal {
+        let mut command = Command::new("script");
+        command.args(["-qfec", "bash --norc -i", "/dev/null"]).env("PS1", "").env("TERM", "dumb");
+        command.env("LEASEFS", env!("CARGO_BIN_EXE_leasefs"));
+        with_token(&mut command);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = child.stdout.take().unwrap();
+        let seen = Arc::new(Mutex::new(String::new()));
+        let shared = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut piece) {
+                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..count]));
+            }
+        });
+        Terminal { child, seen }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn seen(&self) -> String {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Waits for a text that the keys themselves, which are shown too, do not have in them.
+    #[track_caller]
+    fn wait_for(&self, text: &str) {
+        let found = eventually(PATIENCE, || self.seen().contains(text));
+        assert!(found.is_some(), "no {text:?} in:\n{}", self.seen());
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // The terminal hangs up, and everything on it with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn on_a_terminal_it_is_one_job_with_its_command_and_each_key_arrives_once() {
+    let mut terminal = Terminal::start();
+    let command = "n=0; trap \"n=\\$((n+1)); echo int=\\$n\" INT; trap \"exit 9\" QUIT; \
+                   echo \"u\"\"p\"; while :; do sleep 0.05; done";
+    terminal.press(&format!("\"$LEASEFS\" run --file key=secret/app#key -- sh -c '{command}'\n"));
+    terminal.wait_for("up\r\n");
+    terminal.press("\u{1a}");
+    terminal.wait_for("Stopped");
+    terminal.press("echo shell=$((40+2))\n");
+    terminal.wait_for("shell=42");
+    terminal.press("fg\n");
+    std::thread::sleep(Duration::from_millis(200));
+    terminal.press("\u{3}");
+    terminal.wait_for("int=1\r\n");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!terminal.seen().contains("int=2\r\n"), "{}", terminal.seen());
+    terminal.press("\u{1c}");
+    terminal.press("echo code=$?\n");
+    terminal.wait_for("code=9\r\n");
 }
 
 /// The lines of the README's section about it.

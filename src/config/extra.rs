@@ -113,7 +113,7 @@ mod tests {
         let files = files(&[("db", "database/creds/x"), ("a \"b\"", "secret/x#a\\b")]);
         let plan = load_with(None, &files, &environment()).unwrap();
         let names: Vec<&str> = plan.files.iter().map(|file| file.spec.name.as_str()).collect();
-        assert_eq!(names, ["a \"b\"", "db"]);
+        assert_eq!(names, ["db", "a \"b\""]);
         let required =
             plan.sources.iter().all(|source| source.policy.renew == crate::core::source::Renew::Required);
         assert!(required);
