@@ -140,11 +140,11 @@ pub enum CommandError {
     Scene(#[from] SceneError),
     /// In a namespace of users there is nobody else.
     #[error(
-        "{name:?} belongs to another user or group, and without root the command's tree can show this user's \
+        "{name} belongs to another user or group, and without root the command's tree can show this user's \
          files alone: leave out `owner` and `group`, or run as root"
     )]
     ForeignOwner {
-        /// Its name in the tree; empty for the tree itself.
+        /// Its name in the tree, or what it is.
         name: String,
     },
     /// The directory of a command's tree can't be made.

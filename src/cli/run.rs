@@ -34,8 +34,8 @@ Examples:
   leasefs run --file key=secret/tls#key --env TLS_KEY=key -- ./server
   leasefs run --file pgpass=secret/db#pgpass --bind pgpass=/home/me/.pgpass -- psql
 
-Nobody but the command and what it starts sees the tree. When the last of them has ended, every lease is
-revoked, and \"leasefs run\" ends with the command's exit code.")]
+Nobody but the command and what it starts sees the tree. When the last of them has ended, every
+lease is revoked, and \"leasefs run\" ends with the command's exit code.")]
 pub struct RunArgs {
     /// The configuration file; without one, --file alone says what is shown
     #[arg(long, value_name = "CONFIG")]
@@ -177,7 +177,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CommandError> {
     if namespace::enter()? == Namespace::Users {
         let (uid, gid) = sys::effective_ids();
         if let Some(name) = request.plan.belongs_to_others(uid, gid) {
-            return Err(CommandError::ForeignOwner { name: name.to_owned() });
+            let name = if name.is_empty() { "the tree itself".to_owned() } else { format!("{name:?}") };
+            return Err(CommandError::ForeignOwner { name });
         }
     }
     let mut supervisor = Supervisor::start(|link| serve(&request, &place, link))?;
