@@ -5,7 +5,11 @@
 //! is there before Vault is asked, so that a host boots whether or not Vault does; only what is required is
 //! waited for until the mount counts as ready. Stop: drop all bytes, give back leases and tokens in bounded
 //! time, unmount.
+//!
+//! [`run`] serves a mount for everybody, until a signal comes; [`serve_command`] one for a single command,
+//! until its supervisor is done with it.
 
+mod command;
 mod lore;
 mod readiness;
 
@@ -14,12 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use crate::config::plan::{Format, MountPlan};
 use crate::config::{self, Complaints, Environment};
-use crate::control::{self, ControlError, LockStore, LockStoreError, MountInfo, ServiceHandler};
+use crate::control::{self, ControlError, Listener, LockStore, LockStoreError, MountInfo, ServiceHandler};
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
 use crate::core::locks::Locks;
 use crate::core::name::{FileId, SourceId};
@@ -34,6 +39,8 @@ use crate::fuse::session::{self, MountOptions, Mounted, SessionEnd, Unmounted};
 use crate::secret::SecretBytes;
 use crate::sys::{self, BootTimer, MemoryLock};
 use crate::vault::client::{Client, ClientError};
+
+pub use command::{CommandMount, serve_command};
 
 /// For how long leases and tokens are given back at the end.
 const REVOCATION_PATIENCE: Duration = Duration::from_secs(10);
@@ -113,36 +120,84 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`]; nothing stays behind.
 pub fn run(options: &Options) -> Result<(), DaemonError> {
-    let system = |what| move |source| DaemonError::System { what, source };
     end_on_panic();
     sys::forbid_core_dumps().map_err(system("core dumps can't be forbidden"))?;
     let plan = config::load(&options.config, &Environment::from_process())?;
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
-    let mut losses = lock_memory();
+    let mut losses = Vec::new();
+    if let MemoryLock::SecretPagesOnly { reason } = sys::lock_memory() {
+        tracing::warn!(reason, "only the pages of secrets are locked in memory");
+        losses.push(locked_in_part(&reason));
+    }
     if options.origin == MountPointOrigin::Derived {
         make_mount_point(&options.mount_point)?;
     }
-    let point = MountPoint::check(&options.mount_point)?;
-    let client = Client::new(&plan.vault, &plan.identities)?;
-    let mut engine = Engine::new(layout(&plan))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(system("no runtime could be made"))?;
-    runtime.block_on(async {
+    let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
+    // As it is called from anywhere, as far as that can be told.
+    let config = options.config.canonicalize().unwrap_or_else(|_| options.config.clone());
+    let ground = Ground::check(plan, config, &options.mount_point, allow_other, losses)?;
+    runtime()?.block_on(async {
         // Before there is a mount: a signal must never end the process without taking the mount away.
         let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
-        let listener = control::listen(point.path())?;
-        let locks = LockStore::usual(point.path());
+        let told = async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        let listener = control::listen(ground.point.path())?;
+        let locks = LockStore::usual(ground.point.path());
+        let farewell = || notify_systemd(sd_notify::NotifyState::Stopping);
+        ground.serve(Some(listener), locks, told, readiness::announce, farewell).await
+    })
+}
+
+/// All that is checked before anything is mounted.
+struct Ground {
+    plan: MountPlan,
+    /// What `leasefs status` calls the configuration.
+    config: PathBuf,
+    point: MountPoint,
+    client: Client,
+    engine: Engine<SecretBytes>,
+    allow_other: bool,
+    losses: Vec<String>,
+}
+
+impl Ground {
+    fn check(
+        plan: MountPlan,
+        config: PathBuf,
+        mount_point: &Path,
+        allow_other: bool,
+        losses: Vec<String>,
+    ) -> Result<Ground, DaemonError> {
+        let point = MountPoint::check(mount_point)?;
+        let client = Client::new(&plan.vault, &plan.identities)?;
+        let engine = Engine::new(layout(&plan))?;
+        Ok(Ground { plan, config, point, client, engine, allow_other, losses })
+    }
+
+    /// Mounts, serves until `told` says that it is over and by whom, or somebody takes the mount away; then
+    /// gives everything back. `announce` runs from the moment on that the mount is there, `farewell` before
+    /// anything ends.
+    async fn serve<A: Future<Output = ()> + Send + 'static>(
+        self,
+        listener: Option<Listener>,
+        locks: LockStore,
+        told: impl Future<Output = &'static str>,
+        announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
+        farewell: impl FnOnce(),
+    ) -> Result<(), DaemonError> {
+        let Ground { plan, config, point, client, mut engine, allow_other, mut losses } = self;
         engine.restore_locks(locks.load()?);
         report_locks(engine.locks());
         let (service, inbox) = Service::new(engine, SystemClock);
         let wiring = Arc::new(Wiring::default());
         let (uid, gid) = sys::effective_ids();
-        let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
         let (tell_end, mut session_end) = mpsc::unbounded_channel();
         let device = session::mount(point, &MountOptions { uid, gid, allow_other })?;
         let adapter = Adapter::new(service.clone(), Arc::clone(&wiring));
@@ -159,33 +214,46 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let driver = Driver::new(service.clone(), inbox, timer, client, notices, driver_settings(&plan));
         let driving = tokio::spawn(driver.run());
         let stop = Arc::new(Notify::new());
-        let info = mount_info(&plan, options, mounted.path(), losses);
         let handler = ServiceHandler {
             service: service.clone(),
-            info,
+            info: mount_info(&plan, config, mounted.path(), losses),
             lore,
             locks: tokio::sync::Mutex::new(locks),
             stop: Arc::clone(&stop),
         };
-        let answering = tokio::spawn(listener.serve(handler));
-        let announcing = tokio::spawn(readiness::announce(service.clone(), mounted.path().to_owned()));
+        let answering = listener.map(|listener| tokio::spawn(listener.serve(handler)));
+        let announcing = tokio::spawn(announce(service.clone(), mounted.path().to_owned()));
         let end = tokio::select! {
-            _ = terminate.recv() => { tracing::info!("stopping: SIGTERM"); None }
-            _ = interrupt.recv() => { tracing::info!("stopping: SIGINT"); None }
+            who = told => { tracing::info!("stopping: {who}"); None }
             () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); None }
             end = session_end.recv() => end,
         };
         announcing.abort();
-        notify_systemd(sd_notify::NotifyState::Stopping);
+        farewell();
         let unrevoked = service.stop(REVOCATION_PATIENCE).await;
         let result = take_away(mounted, end).await;
         // The driver has ended with the stop; the thread that notifies ends with its last sender.
         let _ = driving.await;
         drop(notifier);
-        answering.abort();
+        if let Some(answering) = answering {
+            answering.abort();
+        }
         report_end(&unrevoked);
         result
-    })
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> DaemonError {
+    move |source| DaemonError::System { what, source }
+}
+
+fn runtime() -> Result<Runtime, DaemonError> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(system("no runtime could be made"))
+}
+
+fn locked_in_part(reason: &str) -> String {
+    format!("only the pages of secrets are locked in memory: {reason}")
 }
 
 /// A bug must not leave a mount that nobody serves: the process ends, and the kernel cuts the mount.
@@ -195,16 +263,6 @@ fn end_on_panic() {
         before(panic);
         std::process::abort();
     }));
-}
-
-fn lock_memory() -> Vec<String> {
-    match sys::lock_memory() {
-        MemoryLock::AllPages => Vec::new(),
-        MemoryLock::SecretPagesOnly { reason } => {
-            tracing::warn!(reason, "only the pages of secrets are locked in memory");
-            vec![format!("only the pages of secrets are locked in memory: {reason}")]
-        }
-    }
 }
 
 fn make_mount_point(path: &Path) -> Result<(), DaemonError> {
@@ -270,11 +328,10 @@ fn notify_systemd(state: sd_notify::NotifyState<'_>) {
     }
 }
 
-fn mount_info(plan: &MountPlan, options: &Options, mount_point: &Path, losses: Vec<String>) -> MountInfo {
+fn mount_info(plan: &MountPlan, config: PathBuf, mount_point: &Path, losses: Vec<String>) -> MountInfo {
     MountInfo {
         mount_point: mount_point.to_owned(),
-        // As it is called from anywhere, as far as that can be told.
-        config: options.config.canonicalize().unwrap_or_else(|_| options.config.clone()),
+        config,
         identities: plan.identities.iter().map(|identity| identity.name.clone()).collect(),
         addresses: plan.vault.addresses.clone(),
         losses,

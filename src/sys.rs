@@ -1,7 +1,8 @@
-//! System calls: clocks, timers, memory locking, core dumps, groups of a caller, mounting.
+//! System calls: clocks, timers, memory locking, core dumps, groups of a caller, mounting; in files of their
+//! own processes and namespaces.
 //!
-//! This is the only file with `unsafe` and the only one that names nix or libc. It decides nothing: what
-//! to lock, mount or wait for is the caller's business.
+//! Only here is there `unsafe`, and only here is libc named. It decides nothing: what to lock, mount or wait
+//! for is the caller's business.
 //!
 //! Invariants: *counted pages*: a page is unlocked when the last secret on it is gone, never before;
 //! *no unlocking under `mlockall`*: once all pages are locked, no page is unlocked singly.
@@ -9,6 +10,9 @@
     unsafe_code,
     reason = "memory locking, the page size and timers in tokio have no safe wrapper that does what is needed"
 )]
+
+pub mod namespace;
+pub mod process;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

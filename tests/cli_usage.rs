@@ -13,8 +13,8 @@ use std::process::Output;
 
 use support::mount::leasefs;
 
-const COMMANDS: [&str; 10] =
-    ["mount", "status", "explain", "revoke", "refresh", "lock", "unlock", "wait", "unmount", "check"];
+const COMMANDS: [&str; 11] =
+    ["mount", "run", "status", "explain", "revoke", "refresh", "lock", "unlock", "wait", "unmount", "check"];
 
 fn run(arguments: &[&str]) -> Output {
     leasefs().args(arguments).output().unwrap()
@@ -45,6 +45,10 @@ fn arguments_that_make_no_sense_end_with_64_and_nothing_on_standard_output() {
         &["mount"],
         &["mount", "./agent.toml"],
         &["mount", "./agent.toml", "/mnt", "-o", "uid=0"],
+        &["run"],
+        &["run", "--file", "a=b/c"],
+        &["run", "--", "true"],
+        &["run", "--file", "a", "--", "true"],
         &["revoke"],
         &["lock", "/mnt"],
         &["lock", "/mnt", "--reason", " "],

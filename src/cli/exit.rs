@@ -1,5 +1,6 @@
 //! What went wrong with a command, and the exit code that says so: the numbers of sysexits(3).
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +11,9 @@ use crate::config::Complaints;
 use crate::control::{AskError, ControlError};
 use crate::daemon::DaemonError;
 use crate::fuse::mount_point::MountError;
+use crate::run::namespace::NamespaceError;
+use crate::run::scene::SceneError;
+use crate::run::supervisor::StartError;
 use crate::vault::client::ClientError;
 
 /// How a command ends.
@@ -42,6 +46,34 @@ pub enum Exit {
     NotAllowed = 77,
     /// The configuration is wrong (`EX_CONFIG`).
     Config = 78,
+    /// `run` alone: the command can't be executed, as a shell has it.
+    NotExecutable = 126,
+    /// `run` alone: there is no such command, as a shell has it.
+    NoCommand = 127,
+}
+
+impl Exit {
+    /// All but those of a command that was not executed.
+    const ALL: [Exit; 13] = [
+        Exit::Ok,
+        Exit::NotWell,
+        Exit::Critical,
+        Exit::Unknown,
+        Exit::Usage,
+        Exit::Unavailable,
+        Exit::Internal,
+        Exit::System,
+        Exit::CantCreate,
+        Exit::Io,
+        Exit::Temporary,
+        Exit::NotAllowed,
+        Exit::Config,
+    ];
+
+    /// What a process of leasefs meant by its exit code.
+    fn from_code(code: u8) -> Exit {
+        Exit::ALL.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Exit::Internal)
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -97,6 +129,35 @@ pub enum CommandError {
     /// The user ended it.
     #[error("interrupted: what was logged in for was revoked")]
     Interrupted,
+    /// There is no namespace for a command's tree.
+    #[error("{0}")]
+    Namespace(#[from] NamespaceError),
+    /// A command was not started.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// A command can't be shown what it was promised.
+    #[error("{0}")]
+    Scene(#[from] SceneError),
+    /// In a namespace of users there is nobody else.
+    #[error(
+        "{name} belongs to another user or group, and without root the command's tree can show this user's \
+         files alone: leave out `owner` and `group`, or run as root"
+    )]
+    ForeignOwner {
+        /// Its name in the tree, or what it is.
+        name: String,
+    },
+    /// The directory of a command's tree can't be made.
+    #[error("no directory can be made for the tree: {0}: name one with --at")]
+    NoPlace(io::Error),
+    /// A command that there is not, or that is none.
+    #[error("{}: {error}", command.display())]
+    NotExecuted {
+        /// As it was typed.
+        command: OsString,
+        /// What the system said.
+        error: io::Error,
+    },
     /// What the command prints can't be written.
     #[error("can't write the output: {0}: check where it goes")]
     Output(io::Error),
@@ -121,9 +182,26 @@ impl CommandError {
             CommandError::StillMounted { .. } | CommandError::StillWaiting(_) | CommandError::Interrupted => {
                 Exit::Temporary
             }
+            CommandError::Namespace(_) => Exit::NotAllowed,
+            CommandError::Start(error) => of_start(error),
+            CommandError::Scene(_) | CommandError::NoPlace(_) => Exit::CantCreate,
+            CommandError::ForeignOwner { .. } => Exit::Config,
+            CommandError::NotExecuted { error, .. } => match error.kind() {
+                io::ErrorKind::NotFound => Exit::NoCommand,
+                _ => Exit::NotExecutable,
+            },
             CommandError::Output(_) => Exit::Io,
             CommandError::Runtime(_) => Exit::System,
         }
+    }
+}
+
+fn of_start(error: &StartError) -> Exit {
+    match error {
+        StartError::Server { code, .. } => Exit::from_code(*code),
+        StartError::ServerDied => Exit::Internal,
+        StartError::Missing { .. } | StartError::Interrupted { .. } => Exit::Temporary,
+        StartError::System { .. } => Exit::System,
     }
 }
 
@@ -218,6 +296,7 @@ mod tests {
             (Exit::Config, 78),
         ] {
             assert_eq!(exit as u8, number, "{exit:?}");
+            assert_eq!(Exit::from_code(number), exit);
         }
     }
 

@@ -18,6 +18,9 @@ use crate::cli::exit::CommandError;
 /// What is printed if nobody says.
 pub(super) const DEFAULT: &str = "info";
 
+/// The same for `run`, whose terminal is the command's.
+pub(super) const OF_RUN: &str = "warn";
+
 /// Starts the log. `filter` is a level, or directives such as `leasefs::driver=debug`.
 ///
 /// # Errors

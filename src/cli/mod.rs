@@ -1,7 +1,7 @@
 //! The command line: what can be typed, and what each command prints.
 //!
 //! A command returns how it ended and prints nothing on standard error; [`main`] does, in one form:
-//! `leasefs: what happened: what to do`.
+//! `leasefs: what happened: what to do`. `run` alone has things to say before it ends.
 
 pub mod check;
 mod daemon_of;
@@ -13,12 +13,14 @@ pub mod mount;
 mod output;
 pub mod refresh;
 pub mod revoke;
+pub mod run;
 pub mod status;
 pub mod unmount;
 pub mod wait;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -33,12 +35,13 @@ Examples:
   leasefs check ./agent.toml
   leasefs mount ./agent.toml /mnt/agent
   leasefs status /mnt/agent
+  leasefs run --config ./agent.toml -- ./agent
 
 \"leasefs COMMAND --help\" says more about each.")]
 pub struct Cli {
-    /// What to log: error, warn, info, debug or trace
-    #[arg(long, global = true, env = "LEASEFS_LOG", value_name = "LEVEL", default_value = log::DEFAULT)]
-    pub log_level: String,
+    /// What to log: error, warn, info, debug or trace [default: info; of `run`, warn]
+    #[arg(long, global = true, env = "LEASEFS_LOG", value_name = "LEVEL")]
+    pub log_level: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -49,6 +52,8 @@ pub struct Cli {
 pub enum Command {
     /// Mounts secrets as files and serves them in the foreground
     Mount(mount::MountArgs),
+    /// Runs a command that has a tree of its own, which ends with it
+    Run(run::RunArgs),
     /// Shows how a mount stands
     Status(status::StatusArgs),
     /// Ends what files show, here and in Vault; the next open fetches anew
@@ -71,27 +76,38 @@ pub enum Command {
 
 /// Does what the arguments say. Prints errors; never panics.
 #[must_use]
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing can be done about a closed terminal.
             let _ = error.print();
             return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
-                _ => Exit::Usage,
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok.into(),
+                _ => Exit::Usage.into(),
             };
         }
     };
-    let result = log::start(&cli.log_level).and_then(|()| run(&cli.command));
+    let level = cli.log_level.as_deref().unwrap_or(match cli.command {
+        Command::Run(_) => log::OF_RUN,
+        _ => log::DEFAULT,
+    });
+    let result = log::start(level).and_then(|()| run(&cli.command));
     result.unwrap_or_else(|error| {
-        let _ = writeln!(io::stderr(), "leasefs: {error}");
-        error.exit()
+        say(&error);
+        error.exit().into()
     })
 }
 
-fn run(command: &Command) -> Result<Exit, CommandError> {
-    match command {
+/// Prints something on standard error.
+fn say(what: impl std::fmt::Display) {
+    // Nothing can be done about a closed terminal.
+    let _ = writeln!(io::stderr(), "leasefs: {what}");
+}
+
+fn run(command: &Command) -> Result<ExitCode, CommandError> {
+    let exit = match command {
+        Command::Run(args) => return run::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => revoke::run(args),
@@ -102,5 +118,6 @@ fn run(command: &Command) -> Result<Exit, CommandError> {
         Command::Wait(args) => wait::run(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),
-    }
+    };
+    exit.map(ExitCode::from)
 }

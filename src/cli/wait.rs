@@ -146,17 +146,19 @@ fn line(file: &WaitedFile) -> String {
 }
 
 /// One line on a terminal that says what is waited for; taken away when it is dropped.
-struct Progress {
+pub(super) struct Progress {
     began: BootTime,
     is_shown: bool,
 }
 
 impl Progress {
-    fn start(began: BootTime) -> Progress {
+    /// Shows nothing yet.
+    pub(super) fn start(began: BootTime) -> Progress {
         Progress { began, is_shown: false }
     }
 
-    fn show(&mut self, now: BootTime, what: &str) {
+    /// Says that `what` is waited for, in the place of what it said before.
+    pub(super) fn show(&mut self, now: BootTime, what: &str) {
         let mut out = io::stderr();
         if !out.is_terminal() {
             return;

@@ -8,6 +8,7 @@ mod address;
 mod complaint;
 mod entries;
 mod environment;
+mod extra;
 mod file;
 mod identity;
 mod keys;
@@ -29,6 +30,7 @@ use toml::de::DeTable;
 
 pub use complaint::{Complaint, Complaints};
 pub use environment::Environment;
+pub use extra::{COMMAND_LINE, ExtraFile, load_with};
 
 use crate::config::entries::Entries;
 use crate::config::file::Section;
@@ -47,18 +49,7 @@ const LONGEST_FILE: u64 = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it; also if it can't be read, or if somebody else could have written it.
 pub fn load(path: &Path, environment: &Environment) -> Result<MountPlan, Complaints> {
-    let (text, mut complaints) = match read(path, environment) {
-        Ok(read) => read,
-        Err(message) => return Err(Complaints::new(vec![about(path, message)])),
-    };
-    match parse(&text, path, environment) {
-        Ok(plan) if complaints.is_empty() => Ok(plan),
-        Ok(_) => Err(Complaints::new(complaints)),
-        Err(more) => {
-            complaints.extend(more.into_vec());
-            Err(Complaints::new(complaints))
-        }
-    }
+    load_with(Some(path), &[], environment)
 }
 
 /// Reads the configuration in `text`; `path` is only named in complaints.
@@ -124,6 +115,10 @@ fn defaults(section: Section<'_>, environment: &Environment) -> (Keys, Rule) {
 }
 
 /// The text of the file, and complaints about who could have written it.
+fn read_checked(path: &Path, environment: &Environment) -> Result<(String, Vec<Complaint>), Complaints> {
+    read(path, environment).map_err(|message| Complaints::new(vec![about(path, message)]))
+}
+
 fn read(path: &Path, environment: &Environment) -> Result<(String, Vec<Complaint>), String> {
     let unreadable = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => "does not exist: create it, or name another file".to_owned(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::core::access::Rule;
-use crate::core::name::VaultPath;
+use crate::core::name::{FileName, VaultPath};
 use crate::core::source::SourceSpec;
 use crate::core::tree::{FieldDirSpec, FileSpec, TreeSpec};
 
@@ -29,6 +29,42 @@ pub struct MountPlan {
     pub directory: Rule,
     /// What an operator should know though nothing is wrong.
     pub warnings: Vec<String>,
+}
+
+impl MountPlan {
+    /// All names that are declared, each with its rule, in the order of their kinds.
+    fn declared(&self) -> impl Iterator<Item = (&FileName, Rule)> {
+        let files = self.files.iter().map(|file| (&file.spec.name, file.spec.rule));
+        let dirs = self.field_dirs.iter().map(|dir| (&dir.name, dir.rule));
+        files.chain(dirs).chain(self.trees.iter().map(|tree| (&tree.name, tree.rule)))
+    }
+
+    /// The names that are declared, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.declared().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether the mount has a file or directory of this name, or may have it: what Vault has below a
+    /// directory of its own is not known here.
+    pub fn may_show(&self, name: &str) -> bool {
+        let Ok(name) = FileName::new(name) else { return false };
+        let below =
+            |name: &str, above: &str| name.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'));
+        let open =
+            self.field_dirs.iter().map(|dir| &dir.name).chain(self.trees.iter().map(|tree| &tree.name));
+        let mut open = open.filter(|open| below(name.as_str(), open.as_str()));
+        self.declared().any(|(declared, _)| *declared == name || below(declared.as_str(), name.as_str()))
+            || open.next().is_some()
+    }
+
+    /// The first name that belongs to another user or group than these; empty for the root directory.
+    pub fn belongs_to_others(&self, uid: u32, gid: u32) -> Option<&str> {
+        let is_other = |rule: &Rule| rule.uid != uid || rule.gid != gid;
+        let mut others = self.declared().filter(|(_, rule)| is_other(rule)).map(|(name, _)| name.as_str());
+        others.next().or_else(|| is_other(&self.directory).then_some(""))
+    }
 }
 
 /// How to reach Vault.

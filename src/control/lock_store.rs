@@ -76,8 +76,18 @@ pub enum LockStoreError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockStore {
     mount_point: PathBuf,
-    /// `None`: this user has no place for it.
-    directory: Option<PathBuf>,
+    keep: Keep,
+}
+
+/// Where the file lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Keep {
+    /// In this directory.
+    In(PathBuf),
+    /// This user has no place for it.
+    Nowhere,
+    /// There is none, as the mount never comes again.
+    Needless,
 }
 
 /// The file, as it is written.
@@ -103,19 +113,26 @@ impl LockStore {
     /// else `/var/lib/leasefs` for root, else `$XDG_STATE_HOME/leasefs` or `~/.local/state/leasefs`.
     pub fn usual(mount_point: &Path) -> LockStore {
         let (uid, _) = sys::effective_ids();
-        let directory = directory_for(uid, std::env::var_os::<&str>);
-        LockStore { mount_point: mount_point.to_owned(), directory }
+        let keep = directory_for(uid, std::env::var_os::<&str>).map_or(Keep::Nowhere, Keep::In);
+        LockStore { mount_point: mount_point.to_owned(), keep }
+    }
+
+    /// That of a mount at a path that no other will have: its locks end with it.
+    pub fn for_once(mount_point: &Path) -> LockStore {
+        LockStore { mount_point: mount_point.to_owned(), keep: Keep::Needless }
     }
 
     /// One in a certain directory.
     pub fn within(directory: &Path, mount_point: &Path) -> LockStore {
-        LockStore { mount_point: mount_point.to_owned(), directory: Some(directory.to_owned()) }
+        LockStore { mount_point: mount_point.to_owned(), keep: Keep::In(directory.to_owned()) }
     }
 
-    /// The file, if this user has a place for it.
+    /// The file, if there is one, and if this user has a place for it.
     pub fn path(&self) -> Option<PathBuf> {
-        let directory = self.directory.as_deref()?;
-        Some(directory.join(file_name(&self.mount_point, SUFFIX)))
+        match &self.keep {
+            Keep::In(directory) => Some(directory.join(file_name(&self.mount_point, SUFFIX))),
+            Keep::Nowhere | Keep::Needless => None,
+        }
     }
 
     /// What was locked when the daemon ended; nothing if the file is not there.
@@ -163,6 +180,9 @@ impl LockStore {
     /// Why it would not survive a restart, in words.
     pub fn store(&self, locks: &Locks) -> Result<(), String> {
         let Some(path) = self.path() else {
+            if self.keep == Keep::Needless {
+                return Ok(());
+            }
             return Err("there is no directory for it: set XDG_STATE_HOME or HOME".to_owned());
         };
         let told = |error: io::Error| format!("{} can't be written: {error}", path.display());
@@ -330,7 +350,7 @@ mod tests {
         let error = store.store(&locks()).unwrap_err();
         assert!(error.contains("can't be written"), "{error}");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-        let nowhere = LockStore { mount_point: PathBuf::from(MOUNT_POINT), directory: None };
+        let nowhere = LockStore { mount_point: PathBuf::from(MOUNT_POINT), keep: Keep::Nowhere };
         assert!(nowhere.store(&locks()).unwrap_err().contains("XDG_STATE_HOME"));
         assert_eq!(nowhere.load(), Ok(Locks::default()));
     }

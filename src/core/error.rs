@@ -96,6 +96,25 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether the same request may be answered a moment later though nobody changes anything.
+    pub fn may_pass(self) -> bool {
+        match self {
+            Fault::TimedOut
+            | Fault::Unreachable
+            | Fault::Sealed
+            | Fault::RateLimited
+            | Fault::ServerError
+            | Fault::LeaseGone
+            | Fault::NotRenewable => true,
+            Fault::NotFound
+            | Fault::Denied
+            | Fault::TokenLost
+            | Fault::Refused
+            | Fault::Unusable
+            | Fault::OutOfMemory => false,
+        }
+    }
+
     /// What a program that waits for this request is told.
     pub fn situation(self) -> FsError {
         match self {

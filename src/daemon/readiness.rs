@@ -64,9 +64,11 @@ fn status(missing: &[&Readiness], required: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::engine::Outlook;
 
     fn file(name: &str, state: State, error: Option<&str>) -> Readiness {
-        Readiness { name: name.to_owned(), state, error: error.map(str::to_owned) }
+        let (name, error) = (name.to_owned(), error.map(str::to_owned));
+        Readiness { name, state, error, outlook: Outlook::Open }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub use leases::Granted;
 use leases::Retiring;
 use lists::List;
 pub use operations::{Reader, Room};
-pub use readiness::Readiness;
+pub use readiness::{Outlook, Readiness};
 use waiting::Waiting;
 use wakes::{WakeKey, Wakes};
 

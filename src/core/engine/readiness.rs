@@ -20,6 +20,17 @@ pub struct Readiness {
     pub state: State,
     /// Why it can't be read.
     pub error: Option<String>,
+    /// Whether it is worth waiting for.
+    pub outlook: Outlook,
+}
+
+/// Whether what is not there may come by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// It is there, is being fetched, or Vault was not able to answer.
+    Open,
+    /// Vault has refused it, or it is locked: nothing changes until somebody does something.
+    Refused,
 }
 
 impl Readiness {
@@ -168,26 +179,43 @@ impl<B: Body> Engine<B> {
     }
 
     fn readiness(&self, now: BootTime, wanted: &Wanted) -> Readiness {
-        let name = wanted.name.clone();
-        if let Some((_, lock)) = self.locks.covering(&name) {
-            return Readiness { name, state: State::Locked, error: Some(lock.reason.clone()) };
+        let (state, error) = self.standing(now, wanted);
+        Readiness {
+            name: wanted.name.clone(),
+            state,
+            error,
+            outlook: self.outlook(now, state, wanted.source),
+        }
+    }
+
+    fn outlook(&self, now: BootTime, state: State, source: SourceId) -> Outlook {
+        match state {
+            State::Live | State::Renewing | State::Stale | State::Idle => Outlook::Open,
+            State::Locked => Outlook::Refused,
+            State::Failed => match self.failure_of(source) {
+                Some(failure) if failure.fault.may_pass() => Outlook::Open,
+                // The secret is there, and has not got what the file shows.
+                None if self.live(now, source).is_none() => Outlook::Open,
+                Some(_) | None => Outlook::Refused,
+            },
+        }
+    }
+
+    fn standing(&self, now: BootTime, wanted: &Wanted) -> (State, Option<String>) {
+        if let Some((_, lock)) = self.locks.covering(&wanted.name) {
+            return (State::Locked, Some(lock.reason.clone()));
         }
         let state = match &wanted.what {
             What::File(ino) if self.vanished.contains(ino) => {
-                let error = Some(FsError::Vanished.to_string());
-                return Readiness { name, state: State::Idle, error };
+                return (State::Idle, Some(FsError::Vanished.to_string()));
             }
             What::File(ino) => {
                 let status = self.file_status(now, *ino);
-                return match status {
-                    Some(status) => Readiness { name, state: status.state, error: status.error },
-                    None => Readiness { name, state: State::Idle, error: None },
-                };
+                return status.map_or((State::Idle, None), |status| (status.state, status.error));
             }
             What::Unseen(field) => match self.live(now, wanted.source) {
                 Some(one) if !one.bodies.contains_key(&Piece::Field(field.clone())) => {
-                    let error = Some(format!("the secret has no field {field:?}"));
-                    return Readiness { name, state: State::Failed, error };
+                    return (State::Failed, Some(format!("the secret has no field {field:?}")));
                 }
                 live => live.map(|_| State::Live),
             },
@@ -195,8 +223,7 @@ impl<B: Body> Engine<B> {
         };
         let failure = self.failure_of(wanted.source).filter(|_| state.is_none());
         let idle = if failure.is_some() { State::Failed } else { State::Idle };
-        let error = failure.map(|failure| failure.reason.clone());
-        Readiness { name, state: state.unwrap_or(idle), error }
+        (state.unwrap_or(idle), failure.map(|failure| failure.reason.clone()))
     }
 
     fn fetch_wanted(&mut self, at: Moment, wanted: &Wanted, fx: &mut Effects) {
