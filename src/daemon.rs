@@ -8,6 +8,7 @@
 
 mod lore;
 mod readiness;
+mod reload;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -135,6 +136,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         // Before there is a mount: a signal must never end the process without taking the mount away.
         let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(system("signals can't be caught"))?;
         let listener = control::listen(point.path())?;
         let locks = LockStore::usual(point.path());
         engine.restore_locks(locks.load()?);
@@ -169,11 +171,16 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         };
         let answering = tokio::spawn(listener.serve(handler));
         let announcing = tokio::spawn(readiness::announce(service.clone(), mounted.path().to_owned()));
-        let end = tokio::select! {
-            _ = terminate.recv() => { tracing::info!("stopping: SIGTERM"); None }
-            _ = interrupt.recv() => { tracing::info!("stopping: SIGINT"); None }
-            () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); None }
-            end = session_end.recv() => end,
+        let end = loop {
+            tokio::select! {
+                _ = terminate.recv() => { tracing::info!("stopping: SIGTERM"); break None }
+                _ = interrupt.recv() => { tracing::info!("stopping: SIGINT"); break None }
+                () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); break None }
+                end = session_end.recv() => break end,
+                _ = hangup.recv() => {
+                    tokio::spawn(reload::log_in_anew(service.clone(), announcing.abort_handle()));
+                }
+            }
         };
         announcing.abort();
         notify_systemd(sd_notify::NotifyState::Stopping);
