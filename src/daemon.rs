@@ -114,6 +114,15 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`]; nothing stays behind.
 pub fn run(options: &Options) -> Result<(), DaemonError> {
+    run_from(session::SOURCE, options, || {})
+}
+
+/// As [`run`], with the source that the list of mounts shows. `serving` is called once the tree is mounted
+/// and answers.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_from(source: &str, options: &Options, serving: impl FnOnce()) -> Result<(), DaemonError> {
     let system = |what| move |source| DaemonError::System { what, source };
     end_on_panic();
     sys::forbid_core_dumps().map_err(system("core dumps can't be forbidden"))?;
@@ -125,7 +134,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     if options.origin == MountPointOrigin::Derived {
         make_mount_point(&options.mount_point)?;
     }
-    let point = MountPoint::check(&options.mount_point)?;
+    let point = MountPoint::take(&options.mount_point)?;
     let client = Client::new(&plan.vault, &plan.identities)?;
     let mut engine = Engine::new(layout(&plan))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -146,7 +155,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         let (uid, gid) = sys::effective_ids();
         let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
         let (tell_end, mut session_end) = mpsc::unbounded_channel();
-        let device = session::mount(point, &MountOptions { uid, gid, allow_other })?;
+        let device = session::mount_from(source, point, &MountOptions { uid, gid, allow_other })?;
         let adapter = Adapter::new(service.clone(), Arc::clone(&wiring));
         let mounted = device.serve(adapter, plan.mount.threads, move |end| {
             // Nobody listens any more when the end was asked for.
@@ -170,6 +179,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
             stop: Arc::clone(&stop),
         };
         let answering = tokio::spawn(listener.serve(handler));
+        serving();
         let announcing = tokio::spawn(readiness::announce(service.clone(), mounted.path().to_owned()));
         let end = loop {
             tokio::select! {
@@ -215,7 +225,7 @@ fn lock_memory() -> Vec<String> {
 }
 
 fn make_mount_point(path: &Path) -> Result<(), DaemonError> {
-    // An existing one is looked at by `MountPoint::check`, without touching a dead mount.
+    // An existing one is looked at by `MountPoint::take`, without touching a dead mount.
     match std::fs::create_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists && !path.is_symlink() => {
             Err(DaemonError::MountPoint { path: path.to_owned(), why: error.kind() })

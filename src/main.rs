@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    leasefs::cli::main(std::env::args_os()).into()
+    leasefs::cli::main(std::env::args_os())
 }

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::fuse::mountinfo::{self, MountEntry};
 use crate::fuse::session::FILE_SYSTEM_TYPE;
+use crate::sys::{self, Unmount};
 
 /// Why there is no mount, or no end of one. Each says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -132,6 +133,23 @@ impl MountPoint {
         }
     }
 
+    /// As [`MountPoint::check`], but a leasefs there that has lost its daemon is taken away first.
+    ///
+    /// # Errors
+    /// [`MountError`], from `NoMountList` to `Unreadable` but not `Dead`; [`MountError::NotUnmounted`].
+    pub fn take(path: &Path) -> Result<MountPoint, MountError> {
+        loop {
+            let dead = match MountPoint::check(path) {
+                Err(MountError::Dead { path }) => path,
+                result => return result,
+            };
+            // Each turn takes one away, and nobody can open what is in it any more.
+            sys::unmount(&dead, Unmount::Lazy)
+                .map_err(|error| MountError::NotUnmounted { path: dead.clone(), errno: errno(&error) })?;
+            tracing::warn!(mount_point = %dead.display(), "a leasefs without its daemon was taken away");
+        }
+    }
+
     /// The name that a mount point has in the list of mounts: absolute and without symlinks. What is
     /// mounted there is not touched, so that it may hang.
     ///
@@ -206,16 +224,18 @@ fn refuse(entry: &MountEntry) -> MountError {
     if is_dead(&path) { MountError::Dead { path } } else { MountError::Served { path } }
 }
 
-/// How long a daemon that is there may take to answer one `stat`.
+/// How long a daemon that is there may take to answer one statfs(2).
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Whether a FUSE file system has lost its daemon: then each call gives ENOTCONN at once. Asked from a thread of its own: a daemon that is there
-/// and does not answer holds up that thread alone, and counts as alive.
+/// Whether a FUSE file system has lost its daemon: then each call that asks it gives ENOTCONN at once. A
+/// `stat` would not do, since the kernel keeps attributes longer than daemons live; statfs(2) always asks.
+/// It is called in a thread of its own: a daemon that is there and does not answer holds up that thread
+/// alone, and counts as alive.
 fn is_dead(path: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let path = path.to_owned();
     let probe = thread::Builder::new().name("leasefs-probe".to_owned()).spawn(move || {
-        let dead = fs::metadata(path).is_err_and(|error| is(&error, Errno::ENOTCONN));
+        let dead = nix::sys::statvfs::statvfs(&path) == Err(nix::errno::Errno::ENOTCONN);
         // Nobody listens any more if it took too long.
         let _ = answer.send(dead);
     });
