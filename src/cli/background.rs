@@ -47,8 +47,6 @@ pub(super) fn start() -> Result<Process, CommandError> {
         }
         Forked::Child => {
             drop(listen);
-            // A child is never the leader of a group, so it can't fail.
-            let _ = sys::leave_session();
             Ok(Process::Daemon(Word(word)))
         }
     }
@@ -86,6 +84,9 @@ impl Word {
             let _ = sys::silence(*stream);
         }
         let _ = std::env::set_current_dir("/");
+        // Not before: autofs lets whom systemd has started mount by its process group, and Ctrl-C ends a
+        // daemon that is still waited for. A child is never the leader of a group, so it can't fail.
+        let _ = sys::leave_session();
         // A starter that is gone needs no word.
         let _ = self.0.write_all(&[0]);
     }

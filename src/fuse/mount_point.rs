@@ -107,7 +107,11 @@ pub enum MountError {
     },
 }
 
-/// A directory that can be mounted on: absolute, no symlink, empty, nothing mounted on it.
+/// What systemd and autofs put in the place of a mount that is made when it is used.
+const AUTOMOUNT: &str = "autofs";
+
+/// A directory that can be mounted on: absolute, no symlink, empty, and nothing mounted on it but what waits
+/// for a mount there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountPoint(PathBuf);
 
@@ -120,8 +124,11 @@ impl MountPoint {
     pub fn check(path: &Path) -> Result<MountPoint, MountError> {
         let mounts = mountinfo::mounts().map_err(|error| MountError::NoMountList { errno: errno(&error) })?;
         let path = resolve(path, &mounts)?;
-        if let Some(entry) = mountinfo::topmost(&mounts, &path) {
-            return Err(refuse(entry));
+        match mountinfo::topmost(&mounts, &path) {
+            // Somebody wants to use the mount and waits for it; whoever looks inside would wait as well.
+            Some(entry) if entry.kind == AUTOMOUNT => return Ok(MountPoint(path)),
+            Some(entry) => return Err(refuse(entry)),
+            None => {}
         }
         let found = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
         if !found.is_dir() {
