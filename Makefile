@@ -80,6 +80,7 @@ install: ## binary, mount helpers, systemd unit and examples, below $(DESTDIR); 
 	for helper in $(helpers); do ln -sfn $(PREFIX)/bin/leasefs $(DESTDIR)$(SBINDIR)/$$helper; done
 	sed 's|=/usr/bin/leasefs|=$(PREFIX)/bin/leasefs|' systemd/leasefs@.service \
 	  > $(DESTDIR)$(units)/leasefs@.service
+	mkdir -p $(DESTDIR)/etc/leasefs
 	install -m 0644 README.md CHANGELOG.md $(DESTDIR)$(doc)
 	install -m 0644 mount-config/*.toml $(DESTDIR)$(doc)/examples
 	sed 's|=/usr/bin/leasefs|=$(PREFIX)/bin/leasefs|' systemd/agent.conf.example \
@@ -89,3 +90,4 @@ install: ## binary, mount helpers, systemd unit and examples, below $(DESTDIR); 
 uninstall: ## takes away what `make install` has brought; configurations in /etc/leasefs stay
 	rm -f $(DESTDIR)$(PREFIX)/bin/leasefs $(helpers:%=$(DESTDIR)$(SBINDIR)/%) $(DESTDIR)$(units)/leasefs@.service
 	rm -rf $(DESTDIR)$(doc)
+	-rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/leasefs

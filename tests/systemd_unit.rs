@@ -59,6 +59,8 @@ fn units() {
             an_agent_reads_its_credential_and_stop_revokes_it,
             stop_ends_a_mount_in_use_in_bounded_time,
             after_a_crash_the_mount_is_made_anew,
+            what_somebody_else_has_mounted_is_left_alone,
+            an_agent_without_the_host_s_run_sees_a_mount_that_is_made_anew,
             a_wrong_configuration_fails_for_good_and_says_why,
             reload_takes_a_new_secret_id_and_a_wrong_one_changes_nothing,
             credentials_come_encrypted_from_the_store,
@@ -208,8 +210,40 @@ fn after_a_crash_the_mount_is_made_anew(host: &Host) {
     assert_eq!(host.world.leases("crash").len(), 2);
     let table = host.machine.run("cat /proc/self/mountinfo");
     assert_eq!(table.matches("/run/leasefs/crash ").count(), 1, "the dead mount is replaced:\n{table}");
+    // Before it is started again.
+    host.machine.run("systemctl kill --kill-who=main --signal=KILL leasefs@crash");
     host.machine.run("systemctl stop leasefs@crash");
     assert_eq!(host.machine.mounted("/run/leasefs/crash"), "");
+}
+
+fn what_somebody_else_has_mounted_is_left_alone(host: &Host) {
+    host.configure("foreign");
+    host.machine.run("mkdir -p /run/leasefs/foreign && mount -t tmpfs none /run/leasefs/foreign");
+    assert_eq!(host.machine.try_run("systemctl start leasefs@foreign").0, 1);
+    host.machine.run("systemctl stop leasefs@foreign");
+    let journal = host.machine.run("journalctl --no-pager --unit leasefs@foreign");
+    assert!(journal.contains("a file system of type tmpfs is mounted on /run/leasefs/foreign"), "{journal}");
+    assert_eq!(host.machine.mounted("/run/leasefs/foreign"), "tmpfs");
+    assert!(host.world.accessors("foreign").is_empty());
+}
+
+fn an_agent_without_the_host_s_run_sees_a_mount_that_is_made_anew(host: &Host) {
+    host.configure("bound");
+    let unit = "[Unit]\nWants=leasefs@bound.service\nAfter=leasefs@bound.service\n\
+                [Service]\nTemporaryFileSystem=/run\nBindReadOnlyPaths=/run/leasefs\n\
+                ExecStart=/bin/sh -c 'while sleep 0.1; do cat /run/leasefs/bound/user >/var/bound.new && \
+                mv /var/bound.new /var/bound.out; done'\n";
+    host.machine.write("/etc/systemd/system/bound.service", unit);
+    host.machine.run("systemctl daemon-reload && systemctl start bound");
+    let shows = |user: &str| host.machine.try_run("cat /var/bound.out").1 == user;
+    let first = host.machine.run("cat /run/leasefs/bound/user");
+    eventually(PATIENCE, || shows(&first)).expect("the agent reads it");
+    host.machine.run("systemctl restart leasefs@bound");
+    let second = host.machine.run("cat /run/leasefs/bound/user");
+    assert_ne!(second, first);
+    eventually(PATIENCE, || shows(&second)).expect("the agent reads the new one");
+    host.machine.run("systemctl stop bound leasefs@bound");
+    host.is_gone("bound", "/run/leasefs/bound");
 }
 
 fn a_wrong_configuration_fails_for_good_and_says_why(host: &Host) {
