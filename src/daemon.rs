@@ -181,6 +181,7 @@ pub fn run_from(source: &str, options: &Options, serving: impl FnOnce()) -> Resu
         let answering = tokio::spawn(listener.serve(handler));
         serving();
         let announcing = tokio::spawn(readiness::announce(service.clone(), mounted.path().to_owned()));
+        let terminal = reload::Terminal::find();
         let end = loop {
             tokio::select! {
                 _ = terminate.recv() => { tracing::info!("stopping: SIGTERM"); break None }
@@ -188,6 +189,10 @@ pub fn run_from(source: &str, options: &Options, serving: impl FnOnce()) -> Resu
                 () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); break None }
                 end = session_end.recv() => break end,
                 _ = hangup.recv() => {
+                    if terminal.is_gone() {
+                        tracing::info!("stopping: the terminal was closed");
+                        break None;
+                    }
                     tokio::spawn(reload::log_in_anew(service.clone(), announcing.abort_handle()));
                 }
             }

@@ -1,6 +1,9 @@
 //! What SIGHUP asks for: credential files were replaced, so every identity logs in with what they hold now.
 //! The log says of each whether it went well; a token that lives stays in use if it did not.
+//!
+//! The kernel sends the same signal when the terminal is closed that the daemon was started on: then it is to end.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -26,6 +29,23 @@ pub(super) async fn log_in_anew<C: Clock>(service: Service<C>, announcing: Abort
     }
     if was_announced {
         notify_systemd(sd_notify::NotifyState::Ready);
+    }
+}
+
+/// The terminal that the daemon was started on, if there is one.
+pub(super) struct Terminal {
+    was_there: bool,
+}
+
+impl Terminal {
+    /// Looks for it.
+    pub(super) fn find() -> Terminal {
+        Terminal { was_there: std::io::stdin().is_terminal() }
+    }
+
+    /// Whether it has been closed since: it answers no more then.
+    pub(super) fn is_gone(&self) -> bool {
+        self.was_there && !std::io::stdin().is_terminal()
     }
 }
 
