@@ -4,6 +4,13 @@ SHELL := /bin/bash
 CARGO ?= cargo
 DESTDIR ?=
 PREFIX ?= /usr
+# Where mount(8) looks for its helpers; /sbin leads here on a merged /usr.
+SBINDIR ?= /usr/sbin
+BINARY ?= target/release/leasefs
+
+helpers := mount.leasefs mount.fuse.leasefs
+units := $(PREFIX)/lib/systemd/system
+doc := $(PREFIX)/share/doc/leasefs
 
 .DEFAULT_GOAL := help
 
@@ -72,8 +79,20 @@ outages: deps ## what a program notices of each outage of Vault, five minutes; `
 	$(CARGO) bench --locked --bench outages -- $(ARGS)
 
 .PHONY: install
-install: ## the binary and the systemd unit, below $(DESTDIR)$(PREFIX); run `make build` first
-	install -D -m 0755 target/release/leasefs $(DESTDIR)$(PREFIX)/bin/leasefs
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|' systemd/leasefs@.service \
-	  > $(DESTDIR)$(PREFIX)/lib/systemd/system/leasefs@.service
+install: ## binary, mount helpers, systemd unit and examples, below $(DESTDIR); run `make build` first
+	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/leasefs
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(units) $(DESTDIR)$(doc)/examples
+	for helper in $(helpers); do ln -sfn $(PREFIX)/bin/leasefs $(DESTDIR)$(SBINDIR)/$$helper; done
+	sed 's|=/usr/bin/leasefs|=$(PREFIX)/bin/leasefs|' systemd/leasefs@.service \
+	  > $(DESTDIR)$(units)/leasefs@.service
+	mkdir -p $(DESTDIR)/etc/leasefs
+	install -m 0644 README.md CHANGELOG.md $(DESTDIR)$(doc)
+	install -m 0644 mount-config/*.toml $(DESTDIR)$(doc)/examples
+	sed 's|=/usr/bin/leasefs|=$(PREFIX)/bin/leasefs|' systemd/agent.conf.example \
+	  > $(DESTDIR)$(doc)/examples/agent.conf.example
+
+.PHONY: uninstall
+uninstall: ## takes away what `make install` has brought; configurations in /etc/leasefs stay
+	rm -f $(DESTDIR)$(PREFIX)/bin/leasefs $(helpers:%=$(DESTDIR)$(SBINDIR)/%) $(DESTDIR)$(units)/leasefs@.service
+	rm -rf $(DESTDIR)$(doc)
+	-rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/leasefs

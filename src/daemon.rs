@@ -12,6 +12,7 @@
 mod command;
 mod lore;
 mod readiness;
+mod reload;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use crate::config::plan::{Format, MountPlan};
@@ -120,6 +121,15 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`]; nothing stays behind.
 pub fn run(options: &Options) -> Result<(), DaemonError> {
+    run_from(session::SOURCE, options, || {})
+}
+
+/// As [`run`], with the source that the list of mounts shows. `serving` is called once the tree is mounted
+/// and answers.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_from(source: &str, options: &Options, serving: impl FnOnce()) -> Result<(), DaemonError> {
     end_on_panic();
     sys::forbid_core_dumps().map_err(system("core dumps can't be forbidden"))?;
     let plan = config::load(&options.config, &Environment::from_process())?;
@@ -137,11 +147,12 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
     // As it is called from anywhere, as far as that can be told.
     let config = options.config.canonicalize().unwrap_or_else(|_| options.config.clone());
-    let ground = Ground::check(plan, config, &options.mount_point, allow_other, losses)?;
+    let ground = Ground::check(plan, config, source, &options.mount_point, allow_other, losses)?;
     runtime()?.block_on(async {
         // Before there is a mount: a signal must never end the process without taking the mount away.
         let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
+        let hangup = signal(SignalKind::hangup()).map_err(system("signals can't be caught"))?;
         let told = async {
             tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
@@ -150,8 +161,12 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         };
         let listener = control::listen(ground.point.path())?;
         let locks = LockStore::usual(ground.point.path());
+        let announce = |service, mount_point| {
+            serving();
+            readiness::announce(service, mount_point)
+        };
         let farewell = || notify_systemd(sd_notify::NotifyState::Stopping);
-        ground.serve(Some(listener), locks, told, readiness::announce, farewell).await
+        ground.serve(Some(listener), locks, told, Some(hangup), announce, farewell).await
     })
 }
 
@@ -160,6 +175,8 @@ struct Ground {
     plan: MountPlan,
     /// What `leasefs status` calls the configuration.
     config: PathBuf,
+    /// What the list of mounts shows as the source.
+    source: String,
     point: MountPoint,
     client: Client,
     engine: Engine<SecretBytes>,
@@ -171,35 +188,37 @@ impl Ground {
     fn check(
         plan: MountPlan,
         config: PathBuf,
+        source: &str,
         mount_point: &Path,
         allow_other: bool,
         losses: Vec<String>,
     ) -> Result<Ground, DaemonError> {
-        let point = MountPoint::check(mount_point)?;
+        let point = MountPoint::take(mount_point)?;
         let client = Client::new(&plan.vault, &plan.identities)?;
         let engine = Engine::new(layout(&plan))?;
-        Ok(Ground { plan, config, point, client, engine, allow_other, losses })
+        Ok(Ground { plan, config, source: source.to_owned(), point, client, engine, allow_other, losses })
     }
 
     /// Mounts, serves until `told` says that it is over and by whom, or somebody takes the mount away; then
     /// gives everything back. `announce` runs from the moment on that the mount is there, `farewell` before
-    /// anything ends.
+    /// anything ends. With each `hangup` every identity logs in anew.
     async fn serve<A: Future<Output = ()> + Send + 'static>(
         self,
         listener: Option<Listener>,
         locks: LockStore,
         told: impl Future<Output = &'static str>,
+        mut hangup: Option<Signal>,
         announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
         farewell: impl FnOnce(),
     ) -> Result<(), DaemonError> {
-        let Ground { plan, config, point, client, mut engine, allow_other, mut losses } = self;
+        let Ground { plan, config, source, point, client, mut engine, allow_other, mut losses } = self;
         engine.restore_locks(locks.load()?);
         report_locks(engine.locks());
         let (service, inbox) = Service::new(engine, SystemClock);
         let wiring = Arc::new(Wiring::default());
         let (uid, gid) = sys::effective_ids();
         let (tell_end, mut session_end) = mpsc::unbounded_channel();
-        let device = session::mount(point, &MountOptions { uid, gid, allow_other })?;
+        let device = session::mount_from(&source, point, &MountOptions { uid, gid, allow_other })?;
         let adapter = Adapter::new(service.clone(), Arc::clone(&wiring));
         let mounted = device.serve(adapter, plan.mount.threads, move |end| {
             // Nobody listens any more when the end was asked for.
@@ -223,10 +242,21 @@ impl Ground {
         };
         let answering = listener.map(|listener| tokio::spawn(listener.serve(handler)));
         let announcing = tokio::spawn(announce(service.clone(), mounted.path().to_owned()));
-        let end = tokio::select! {
-            who = told => { tracing::info!("stopping: {who}"); None }
-            () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); None }
-            end = session_end.recv() => end,
+        let terminal = reload::Terminal::find();
+        tokio::pin!(told);
+        let end = loop {
+            tokio::select! {
+                who = &mut told => { tracing::info!("stopping: {who}"); break None }
+                () = stop.notified() => { tracing::info!("stopping: asked by `leasefs unmount`"); break None }
+                end = session_end.recv() => break end,
+                () = hung_up(&mut hangup) => {
+                    if terminal.is_gone() {
+                        tracing::info!("stopping: the terminal was closed");
+                        break None;
+                    }
+                    tokio::spawn(reload::log_in_anew(service.clone(), announcing.abort_handle()));
+                }
+            }
         };
         announcing.abort();
         farewell();
@@ -265,8 +295,16 @@ fn end_on_panic() {
     }));
 }
 
+/// Waits for the next SIGHUP, for ever where none is listened to.
+async fn hung_up(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
 fn make_mount_point(path: &Path) -> Result<(), DaemonError> {
-    // An existing one is looked at by `MountPoint::check`, without touching a dead mount.
+    // An existing one is looked at by `MountPoint::take`, without touching a dead mount.
     match std::fs::create_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists && !path.is_symlink() => {
             Err(DaemonError::MountPoint { path: path.to_owned(), why: error.kind() })

@@ -358,7 +358,11 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         let effects = match completed {
             Completed::LoggedIn { identity, request, result } => {
                 let (token, terms) = match result {
-                    Ok((token, terms)) => (Some(token), Ok(terms)),
+                    Ok((token, terms)) => {
+                        let current = engine.current_token(identity).and_then(|with| self.tokens.get(&with));
+                        let known = current.is_some_and(|current| current.secret().equals(token.secret()));
+                        (Some(token), Ok(TokenTerms { known, ..terms }))
+                    }
                     Err(failure) => (None, Err(failure)),
                 };
                 let (id, effects) = engine.logged_in(at, identity, request, terms);

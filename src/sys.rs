@@ -1,5 +1,5 @@
-//! System calls: clocks, timers, memory locking, core dumps, groups of a caller, mounting; in files of their
-//! own processes and namespaces.
+//! System calls: clocks, timers, memory locking, core dumps, groups of a caller, mounting, daemons; in files of
+//! their own processes and namespaces.
 //!
 //! Only here is there `unsafe`, and only here is libc named. It decides nothing: what to lock, mount or wait
 //! for is the caller's business.
@@ -8,7 +8,8 @@
 //! *no unlocking under `mlockall`*: once all pages are locked, no page is unlocked singly.
 #![expect(
     unsafe_code,
-    reason = "memory locking, the page size and timers in tokio have no safe wrapper that does what is needed"
+    reason = "memory locking, the page size, timers in tokio and fork have no safe wrapper that does what is \
+              needed"
 )]
 
 pub mod namespace;
@@ -23,6 +24,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags};
+use nix::sched::CloneFlags;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::time::TimeSpec;
@@ -353,6 +355,78 @@ pub struct Peer {
 pub fn peer(socket: &impl AsFd) -> io::Result<Peer> {
     let credentials = getsockopt(socket, PeerCredentials)?;
     Ok(Peer { pid: credentials.pid(), uid: credentials.uid() })
+}
+
+// ---- Processes ----
+
+/// Which of two processes this one is, after [`fork`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forked {
+    /// The one that was there before.
+    Parent {
+        /// The other one's number.
+        child: i32,
+    },
+    /// The new one.
+    Child,
+}
+
+/// Makes a second process that goes on from here (fork(2)).
+///
+/// # Errors
+/// What fork(2) says; `EBUSY` if there are other threads, which would not exist in the child while what
+/// they hold stayed locked there; what reading `/proc` gives.
+pub fn fork() -> io::Result<Forked> {
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::ErrorKind::ResourceBusy.into());
+    }
+    // SAFETY: this is the only thread, so the child finds everything as the parent left it.
+    match unsafe { nix::unistd::fork()? } {
+        nix::unistd::ForkResult::Parent { child } => Ok(Forked::Parent { child: child.as_raw() }),
+        nix::unistd::ForkResult::Child => Ok(Forked::Child),
+    }
+}
+
+/// Leaves the terminal, and the signals that it sends, to others (setsid(2)).
+///
+/// # Errors
+/// What setsid(2) says: `EPERM` for the leader of a process group.
+pub fn leave_session() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    Ok(())
+}
+
+/// A standard stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard input.
+    Input,
+    /// Standard output.
+    Output,
+    /// Standard error.
+    Error,
+}
+
+/// Puts `/dev/null` in the place of a standard stream.
+///
+/// # Errors
+/// What open(2) or dup2(2) says.
+pub fn silence(stream: Stream) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    match stream {
+        Stream::Input => nix::unistd::dup2_stdin(null)?,
+        Stream::Output => nix::unistd::dup2_stdout(null)?,
+        Stream::Error => nix::unistd::dup2_stderr(null)?,
+    }
+    Ok(())
+}
+
+/// Moves this process into the mount namespace that a file of `/proc/PID/ns` stands for (setns(2)).
+///
+/// # Errors
+/// What open(2) or setns(2) says: `EINVAL` if the file is none, or if there are other threads.
+pub fn enter_mount_namespace(file: &Path) -> io::Result<()> {
+    Ok(nix::sched::setns(File::open(file)?, CloneFlags::CLONE_NEWNS)?)
 }
 
 // ---- Mounts ----

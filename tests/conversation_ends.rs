@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use leasefs::core::engine::State;
 use leasefs::core::error::{Fault, FsError};
+use leasefs::core::name::IdentityId;
 use support::conversation::{World, pass};
 use support::fake_vault::{FakeIdentity, FakeVault, Op, Role, Step};
 use tokio::time::Instant;
@@ -260,4 +261,58 @@ async fn many_renewals_that_failed_do_not_come_back_in_one_moment() {
     assert!(before >= 500, "all were renewed: {before}");
     assert!(peak <= 20, "{peak} in a second");
     assert_eq!(world.vault.counts().minted, 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_replaces_a_token_and_what_it_obtained_without_a_failing_read() {
+    let (config, vault) = database("", 10 * MINUTE, HOUR);
+    let world = World::start(&config, vault);
+    let first = world.cat("password").await.unwrap();
+    let handle = world.open("password").await.unwrap();
+    world.log_in_anew();
+    pass(S).await;
+    assert_eq!(world.vault.count(Op::Login), 2);
+    let began = Instant::now();
+    while began.elapsed() < 6 * MINUTE {
+        world.cat("password").await.unwrap();
+        pass(S).await;
+    }
+    assert_ne!(world.cat("password").await.unwrap(), first, "it was replaced by one of the new token");
+    world.close(handle);
+    pass(S).await;
+    assert_eq!(world.vault.counts().minted, 2);
+    assert_eq!(world.vault.live_leases().len(), 1, "the first one ended with its token");
+    assert_eq!(world.vault.live_tokens(), 1, "the old token was given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_fails_leaves_the_old_token_in_use_and_is_tried_again() {
+    let (config, vault) = database("", MINUTE, HOUR);
+    let world = World::start(&config, vault);
+    let first = world.cat("password").await.unwrap();
+    world.vault.refuse_logins(IdentityId(0), true);
+    world.log_in_anew();
+    pass(S).await;
+    assert!(world.login_error().unwrap().contains("refused"), "{:?}", world.login_error());
+    for _ in 0..20 {
+        pass(30 * S).await;
+        assert_eq!(world.cat("password").await.as_ref(), Ok(&first), "the old token renews its lease");
+    }
+    world.vault.refuse_logins(IdentityId(0), false);
+    pass(MINUTE).await;
+    assert_eq!(world.login_error(), None);
+    assert!(world.cat("password").await.is_ok());
+    assert_eq!(world.vault.live_tokens(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_with_the_same_token_as_before_replaces_nothing() {
+    let (config, vault) = weather("");
+    let world = World::start(&config, vault);
+    world.cat("weather").await.unwrap();
+    let reads = world.vault.count(Op::Read);
+    world.log_in_anew();
+    pass(S).await;
+    world.cat("weather").await.unwrap();
+    assert_eq!(world.vault.count(Op::Read), reads, "what is held is fresh");
 }

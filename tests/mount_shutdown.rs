@@ -48,6 +48,7 @@ fn shutdown() {
             an_outside_umount_gives_back_leases_and_token,
             an_outside_lazy_umount_gives_back_leases_and_token,
             a_cut_connection_gives_back_leases_and_token,
+            a_terminal_that_is_closed_ends_what_was_started_on_it,
             a_second_signal_changes_nothing,
             a_token_that_may_not_revoke_leaves_leases_that_are_named_and_lives_on,
             a_given_token_that_may_revoke_gives_back_its_leases_and_lives_on,
@@ -60,6 +61,34 @@ fn shutdown() {
             programs_that_wait_are_told_at_once,
         ],
     );
+}
+
+fn a_terminal_that_is_closed_ends_what_was_started_on_it(world: &World) {
+    world.role("terminal", 60, 180);
+    let identity = world.approle("terminal", json!({"token_ttl": "1h"}));
+    let directory = tempfile::tempdir().unwrap();
+    let (path, root) = (directory.path().join("config.toml"), directory.path().join("mnt"));
+    fs::write(&path, config(world.bao.address(), "terminal", &identity)).unwrap();
+    fs::create_dir(&root).unwrap();
+    let line = format!("{} mount {} {}", env!("CARGO_BIN_EXE_leasefs"), path.display(), root.display());
+    // It makes a terminal, which goes with it.
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--command", &line, "/dev/null"]).env("STATE_DIRECTORY", directory.path());
+    let mut terminal = terminal
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("this test needs script: run `make deps`");
+    let read = eventually(SOON, || fs::read_to_string(root.join("user")).is_ok_and(|user| !user.is_empty()));
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    let is_mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(root.to_str().unwrap());
+    let gone = eventually(SOON, || !is_mounted());
+    if gone.is_none() {
+        let _ = umount2(&root, MntFlags::MNT_DETACH);
+    }
+    assert_eq!((read, gone), (Some(()), Some(())));
+    world.wait_until_nothing_is_left_of("terminal", REVOCATION);
 }
 
 /// `user` and `password` of the credentials at a path.

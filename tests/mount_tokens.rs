@@ -33,6 +33,7 @@ fn tokens() {
             a_token_with_few_uses_is_refused_with_a_reason_and_not_used_up,
             a_login_for_tokens_with_few_uses_is_refused_and_leaves_none_behind,
             a_dead_token_is_asked_about_seldom_and_a_living_one_taken_within_seconds,
+            a_token_that_replaces_a_longer_one_is_taken_when_the_user_says_so,
             a_periodic_token_is_renewed_for_good,
             a_batch_token_is_replaced_before_it_ends,
             a_token_with_an_explicit_end_is_replaced_before_it_comes,
@@ -86,6 +87,31 @@ fn a_dead_token_is_asked_about_seldom_and_a_living_one_taken_within_seconds(worl
     assert_eq!(mount.log().matches("login failed").count(), 1, "said once:\n{}", mount.log());
     fs::write(&path, token(world, json!({"ttl": "1h"}))).unwrap();
     eventually(Duration::from_secs(4), || try_read(&mount, "user").is_ok()).expect("the living one is taken");
+}
+
+fn a_token_that_replaces_a_longer_one_is_taken_when_the_user_says_so(world: &World) {
+    world.role("shorter", 60, 180);
+    let path = world.bao.secret_file("shorter.token", &token(world, json!({"ttl": "1h"})));
+    let mount = mount(world, &from_file(&path), "shorter");
+    let user = mount.read("user").unwrap();
+    let granted = || {
+        let (_, text) = mount.command(&["status", &mount.root().display().to_string(), "--json"]);
+        let status: Value = serde_json::from_str(&text).unwrap();
+        status["identities"][0]["duration_seconds"].as_u64()
+    };
+    let hour = granted().unwrap();
+    assert!((3500..=3600).contains(&hour), "{hour}");
+    // The same token once more: nothing changes, and nothing is issued for it.
+    mount.signal(nix::sys::signal::Signal::SIGHUP);
+    mount.wait_for_log("reloading");
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!((granted(), mount.read("user").unwrap()), (Some(hour), user));
+    assert_eq!(world.leases("shorter").len(), 1);
+    fs::write(&path, token(world, json!({"ttl": "10m"}))).unwrap();
+    mount.signal(nix::sys::signal::Signal::SIGHUP);
+    eventually(Duration::from_secs(5), || granted().is_some_and(|granted| granted <= 600))
+        .expect("it is taken");
+    mount.read("user").unwrap();
 }
 
 /// Reads the credential for a while; it must never fail, and work in PostgreSQL.

@@ -1,4 +1,4 @@
-//! The log: to standard error, a line for each thing that an operator must know or act on.
+//! The log: to standard error, or from the background to the system's log, a line for each thing that an operator must know or act on.
 //!
 //! Invariant: *own words only*: whatever the level, nothing is printed that another crate says, since the
 //! crates that carry requests and answers would say what is in them.
@@ -10,10 +10,11 @@ use std::os::unix::fs::MetadataExt;
 
 use tracing_subscriber::filter::{EnvFilter, FilterExt, FilterFn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, registry};
 
 use crate::cli::exit::CommandError;
+use crate::cli::syslog::Syslog;
 
 /// What is printed if nobody says.
 pub(super) const DEFAULT: &str = "info";
@@ -21,17 +22,44 @@ pub(super) const DEFAULT: &str = "info";
 /// The same for `run`, whose terminal is the command's.
 pub(super) const OF_RUN: &str = "warn";
 
+/// Where the log of a daemon in the background goes.
+#[derive(Clone, Debug)]
+pub(super) enum Destination {
+    /// Standard error leads to the journal, as that of systemd's mount units does.
+    Journal,
+    /// The system's log.
+    Syslog(Syslog),
+    /// To whoever started it, while that one is there.
+    StandardError,
+}
+
+/// Starts the log of a daemon, with the level that `LEASEFS_LOG` names.
+///
+/// # Errors
+/// [`CommandError::Usage`]: it names none.
+pub(super) fn start_daemon() -> Result<Destination, CommandError> {
+    let level = std::env::var("LEASEFS_LOG").unwrap_or_else(|_| DEFAULT.to_owned());
+    let destination = match Syslog::open() {
+        _ if is_journal(&io::stderr()) => Destination::Journal,
+        Some(syslog) => Destination::Syslog(syslog),
+        None => Destination::StandardError,
+    };
+    match &destination {
+        Destination::Journal | Destination::StandardError => start(&level)?,
+        Destination::Syslog(syslog) => {
+            let layer = tracing_subscriber::fmt::layer().with_writer(syslog.clone()).with_ansi(false);
+            install(layer.with_target(false).without_time(), filter(&level)?);
+        }
+    }
+    Ok(destination)
+}
+
 /// Starts the log. `filter` is a level, or directives such as `leasefs::driver=debug`.
 ///
 /// # Errors
 /// [`CommandError::Usage`]: the filter is none.
 pub(super) fn start(filter: &str) -> Result<(), CommandError> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|_| {
-        CommandError::Usage(format!(
-            "--log-level {filter} is no level: write error, warn, info, debug or trace, or set LEASEFS_LOG to it"
-        ))
-    })?;
-    let own = FilterFn::new(|metadata| is_own(metadata.target()));
+    let filter = self::filter(filter)?;
     let stderr = io::stderr();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let layer = tracing_subscriber::fmt::layer()
@@ -43,9 +71,22 @@ pub(super) fn start(filter: &str) -> Result<(), CommandError> {
         true => layer.without_time().boxed(),
         false => layer.boxed(),
     };
+    install(layer, filter);
+    Ok(())
+}
+
+fn filter(filter: &str) -> Result<EnvFilter, CommandError> {
+    EnvFilter::builder().parse(filter).map_err(|_| {
+        CommandError::Usage(format!(
+            "--log-level {filter} is no level: write error, warn, info, debug or trace, or set LEASEFS_LOG to it"
+        ))
+    })
+}
+
+fn install(layer: impl Layer<Registry> + Send + Sync, filter: EnvFilter) {
+    let own = FilterFn::new(|metadata| is_own(metadata.target()));
     // A second start, in a test, keeps the first one's log.
     let _ = registry().with(layer.with_filter(own.and(filter))).try_init();
-    Ok(())
 }
 
 fn is_own(target: &str) -> bool {

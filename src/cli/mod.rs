@@ -3,6 +3,7 @@
 //! A command returns how it ended and prints nothing on standard error; [`main`] does, in one form:
 //! `leasefs: what happened: what to do`. `run` alone has things to say before it ends.
 
+mod background;
 pub mod check;
 mod daemon_of;
 pub mod exit;
@@ -10,11 +11,13 @@ pub mod explain;
 pub mod lock;
 mod log;
 pub mod mount;
+mod mount_helper;
 mod output;
 pub mod refresh;
 pub mod revoke;
 pub mod run;
 pub mod status;
+mod syslog;
 pub mod unmount;
 pub mod wait;
 
@@ -74,9 +77,18 @@ pub enum Command {
     Check(check::CheckArgs),
 }
 
-/// Does what the arguments say. Prints errors; never panics.
+/// Does what the arguments say, or what mount(8) wants if it is called by a name of its own. Prints errors;
+/// never panics.
 #[must_use]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    match arguments.first() {
+        Some(program) if mount_helper::is_called(program) => mount_helper::main(arguments),
+        Some(_) | None => command(arguments),
+    }
+}
+
+fn command(arguments: Vec<OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {

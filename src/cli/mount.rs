@@ -15,7 +15,7 @@ pub const MOUNT_POINTS: &str = "/run/leasefs";
 
 /// Options of mount(8) and systemd that change nothing here: the tree is read-only and without devices,
 /// programs and set-uid bits, whatever they say.
-const WITHOUT_EFFECT: [&str; 23] = [
+const WITHOUT_EFFECT: [&str; 33] = [
     "defaults",
     "rw",
     "ro",
@@ -30,6 +30,8 @@ const WITHOUT_EFFECT: [&str; 23] = [
     "user",
     "nouser",
     "users",
+    "owner",
+    "group",
     "nofail",
     "_netdev",
     "async",
@@ -38,8 +40,19 @@ const WITHOUT_EFFECT: [&str; 23] = [
     "noatime",
     "relatime",
     "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "diratime",
     "nodiratime",
+    "dirsync",
+    "loud",
+    "silent",
 ];
+
+/// Beginnings of options that only others read: systemd's, and words for people.
+const FOR_OTHERS: [&str; 4] = ["x-", "X-", "comment=", "user="];
 
 /// Mounts secrets as files and serves them in the foreground.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -69,19 +82,7 @@ impl MountArgs {
     /// [`CommandError::Usage`]: an option that is not known, or a configuration without a mount point that
     /// is no plain name.
     pub fn request(&self) -> Result<Options, CommandError> {
-        let mut allow_other = None;
-        for option in self.options.iter().map(|option| option.trim()).filter(|option| !option.is_empty()) {
-            match option {
-                "allow_other" => allow_other = Some(true),
-                "noallow_other" => allow_other = Some(false),
-                _ if option.starts_with("x-") || WITHOUT_EFFECT.contains(&option) => {}
-                _ => {
-                    return Err(CommandError::Usage(format!(
-                        "-o {option} is not known: leave it out; -o allow_other is all that can be set here"
-                    )));
-                }
-            }
-        }
+        let allow_other = allow_other(&self.options, Unknown::Refused)?;
         let (config, mount_point, origin) = match &self.mount_point {
             Some(mount_point) => (self.config.clone(), mount_point.clone(), MountPointOrigin::Named),
             None => {
@@ -91,8 +92,7 @@ impl MountArgs {
                         config = self.config.display()
                     ))
                 })?;
-                let config = Path::new(CONFIGS).join(format!("{name}.toml"));
-                (config, Path::new(MOUNT_POINTS).join(name), MountPointOrigin::Derived)
+                (config_of(name), Path::new(MOUNT_POINTS).join(name), MountPointOrigin::Derived)
             }
         };
         Ok(Options { config, mount_point, origin, allow_other })
@@ -106,6 +106,42 @@ impl MountArgs {
 pub fn run(args: &MountArgs) -> Result<Exit, CommandError> {
     daemon::run(&args.request()?)?;
     Ok(Exit::Ok)
+}
+
+/// What becomes of an option that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// It is a mistake.
+    Refused,
+    /// It is left out.
+    Ignored,
+}
+
+/// Reads mount options: what they say of other users, if anything.
+///
+/// # Errors
+/// [`CommandError::Usage`].
+pub(super) fn allow_other(options: &[String], unknown: Unknown) -> Result<Option<bool>, CommandError> {
+    let mut allow_other = None;
+    for option in options.iter().map(|option| option.trim()).filter(|option| !option.is_empty()) {
+        let is_for_others = FOR_OTHERS.iter().any(|beginning| option.starts_with(beginning));
+        match option {
+            "allow_other" => allow_other = Some(true),
+            "noallow_other" => allow_other = Some(false),
+            _ if is_for_others || WITHOUT_EFFECT.contains(&option) || unknown == Unknown::Ignored => {}
+            _ => {
+                return Err(CommandError::Usage(format!(
+                    "-o {option} is not known: leave it out; -o allow_other is all that can be set here"
+                )));
+            }
+        }
+    }
+    Ok(allow_other)
+}
+
+/// The configuration that a name alone stands for.
+pub(super) fn config_of(name: &str) -> PathBuf {
+    Path::new(CONFIGS).join(format!("{name}.toml"))
 }
 
 /// A name without directories and without `.toml`.
@@ -163,6 +199,8 @@ mod tests {
         let fstab =
             ["rw", "ro", "nofail", "_netdev", "dev", "suid", "auto", "noauto", "user", "x-systemd.y", ""];
         assert_eq!(args("a", Some("/b"), &fstab).request().unwrap().allow_other, None);
+        let told = ["owner", "group", "users", "nouser", "comment=why", "user=jo", "X-mount.mkdir"];
+        assert_eq!(args("a", Some("/b"), &told).request().unwrap().allow_other, None);
         let allowed = |options: &[&str]| args("a", Some("/b"), options).request().unwrap().allow_other;
         assert_eq!(allowed(&["ro", "allow_other"]), Some(true));
         assert_eq!(allowed(&["allow_other", "noallow_other"]), Some(false));

@@ -102,6 +102,7 @@ impl Fault {
             Fault::TimedOut
             | Fault::Unreachable
             | Fault::Sealed
+            | Fault::NoLeader
             | Fault::RateLimited
             | Fault::ServerError
             | Fault::LeaseGone

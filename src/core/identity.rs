@@ -23,6 +23,8 @@ pub struct TokenTerms {
     pub renewable: bool,
     /// Whether leasefs logged in for it.
     pub ours: bool,
+    /// Whether it is the current token of its identity once more, and no other one.
+    pub known: bool,
 }
 
 /// What happens next to a token.
@@ -117,6 +119,9 @@ pub struct Identity {
     pub failed_logins: u32,
     /// Why the last of them failed.
     pub last_fault: Option<Fault>,
+    /// Whether the next token is taken although it lives shorter than the one that is there: the user has
+    /// replaced it, and said so.
+    pub anew: bool,
     /// Sources that wait for a token.
     pub waiting_sources: BTreeSet<SourceId>,
     /// Directories of trees that wait for a token.
@@ -132,6 +137,7 @@ impl Identity {
             login: LoginState::Idle,
             failed_logins: 0,
             last_fault: None,
+            anew: false,
             waiting_sources: BTreeSet::new(),
             waiting_lists: BTreeSet::new(),
         }
@@ -218,6 +224,7 @@ mod tests {
             ttl: Some(S * ttl as u32),
             renewable: true,
             ours: true,
+            known: false,
         }
     }
 
@@ -233,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_token_without_an_end_needs_nothing() {
-        let terms = TokenTerms { sent: BootTime(5), ttl: None, renewable: false, ours: false };
+        let terms = TokenTerms { sent: BootTime(5), ttl: None, renewable: false, ours: false, known: false };
         let token = Token::new(TokenId(1), terms, CHANCE);
         assert_eq!((token.end, token.next), (BootTime::NEVER, TokenNext::Nothing));
     }

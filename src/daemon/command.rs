@@ -16,6 +16,7 @@ use crate::core::engine::{Outlook, Readiness};
 use crate::daemon::{DaemonError, Ground, end_on_panic, locked_in_part, runtime, system};
 use crate::driver::Service;
 use crate::driver::clock::SystemClock;
+use crate::fuse::session;
 use crate::run::link::{self, Missing, ServerEnd, Word};
 use crate::sys::{self, MemoryLock};
 
@@ -50,7 +51,7 @@ pub fn serve_command(mount: CommandMount, link: ServerEnd) -> Result<(), DaemonE
         losses.push(locked_in_part(&reason));
     }
     let allow_other = plan.mount.allow_other;
-    let ground = Ground::check(plan, config, &mount_point, allow_other, losses)?;
+    let ground = Ground::check(plan, config, session::SOURCE, &mount_point, allow_other, losses)?;
     runtime()?.block_on(async {
         let stream = link.into_stream().and_then(UnixStream::from_std).map_err(system("no supervisor"))?;
         let stream = Arc::new(stream);
@@ -64,7 +65,7 @@ pub fn serve_command(mount: CommandMount, link: ServerEnd) -> Result<(), DaemonE
         let listener = control::listen(ground.point.path())
             .inspect_err(|error| tracing::info!(%error, "this tree has no control socket"))
             .ok();
-        ground.serve(listener, locks, over, |service, _| report(service, stream), || ()).await
+        ground.serve(listener, locks, over, None, |service, _| report(service, stream), || ()).await
     })
 }
 

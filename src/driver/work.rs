@@ -423,7 +423,13 @@ fn token_gone() -> Failure {
 }
 
 fn terms(sent: BootTime, info: &TokenInfo) -> TokenTerms {
-    TokenTerms { sent, ttl: info.ttl, renewable: info.renewable && !info.batch, ours: info.ours }
+    TokenTerms {
+        sent,
+        ttl: info.ttl,
+        renewable: info.renewable && !info.batch,
+        ours: info.ours,
+        known: false,
+    }
 }
 
 fn failure_of(error: RenderError) -> Failure {

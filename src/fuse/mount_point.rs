@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::fuse::mountinfo::{self, MountEntry};
 use crate::fuse::session::FILE_SYSTEM_TYPE;
+use crate::sys::{self, Unmount};
 
 /// Why there is no mount, or no end of one. Each says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -106,7 +107,11 @@ pub enum MountError {
     },
 }
 
-/// A directory that can be mounted on: absolute, no symlink, empty, nothing mounted on it.
+/// What systemd and autofs put in the place of a mount that is made when it is used.
+const AUTOMOUNT: &str = "autofs";
+
+/// A directory that can be mounted on: absolute, no symlink, empty, and nothing mounted on it but what waits
+/// for a mount there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountPoint(PathBuf);
 
@@ -119,8 +124,11 @@ impl MountPoint {
     pub fn check(path: &Path) -> Result<MountPoint, MountError> {
         let mounts = mountinfo::mounts().map_err(|error| MountError::NoMountList { errno: errno(&error) })?;
         let path = resolve(path, &mounts)?;
-        if let Some(entry) = mountinfo::topmost(&mounts, &path) {
-            return Err(refuse(entry));
+        match mountinfo::topmost(&mounts, &path) {
+            // Somebody wants to use the mount and waits for it; whoever looks inside would wait as well.
+            Some(entry) if entry.kind == AUTOMOUNT => return Ok(MountPoint(path)),
+            Some(entry) => return Err(refuse(entry)),
+            None => {}
         }
         let found = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
         if !found.is_dir() {
@@ -129,6 +137,23 @@ impl MountPoint {
         match fs::read_dir(&path).map_err(|error| unreadable(&path, &error))?.next() {
             None => Ok(MountPoint(path)),
             Some(_) => Err(MountError::NotEmpty { path }),
+        }
+    }
+
+    /// As [`MountPoint::check`], but a leasefs there that has lost its daemon is taken away first.
+    ///
+    /// # Errors
+    /// [`MountError`], from `NoMountList` to `Unreadable` but not `Dead`; [`MountError::NotUnmounted`].
+    pub fn take(path: &Path) -> Result<MountPoint, MountError> {
+        loop {
+            let dead = match MountPoint::check(path) {
+                Err(MountError::Dead { path }) => path,
+                result => return result,
+            };
+            // Each turn takes one away, and nobody can open what is in it any more.
+            sys::unmount(&dead, Unmount::Lazy)
+                .map_err(|error| MountError::NotUnmounted { path: dead.clone(), errno: errno(&error) })?;
+            tracing::warn!(mount_point = %dead.display(), "a leasefs without its daemon was taken away");
         }
     }
 
@@ -206,16 +231,18 @@ fn refuse(entry: &MountEntry) -> MountError {
     if is_dead(&path) { MountError::Dead { path } } else { MountError::Served { path } }
 }
 
-/// How long a daemon that is there may take to answer one `stat`.
+/// How long a daemon that is there may take to answer one statfs(2).
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Whether a FUSE file system has lost its daemon: then each call gives ENOTCONN at once. Asked from a thread of its own: a daemon that is there
-/// and does not answer holds up that thread alone, and counts as alive.
+/// Whether a FUSE file system has lost its daemon: then each call that asks it gives ENOTCONN at once. A
+/// `stat` would not do, since the kernel keeps attributes longer than daemons live; statfs(2) always asks.
+/// It is called in a thread of its own: a daemon that is there and does not answer holds up that thread
+/// alone, and counts as alive.
 fn is_dead(path: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let path = path.to_owned();
     let probe = thread::Builder::new().name("leasefs-probe".to_owned()).spawn(move || {
-        let dead = fs::metadata(path).is_err_and(|error| is(&error, Errno::ENOTCONN));
+        let dead = nix::sys::statvfs::statvfs(&path) == Err(nix::errno::Errno::ENOTCONN);
         // Nobody listens any more if it took too long.
         let _ = answer.send(dead);
     });

@@ -24,8 +24,8 @@ use crate::sys::{self, Unmount};
 /// The type of the mount, as `findmnt -t` and `mount.fuse.leasefs` know it.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.leasefs";
 
-/// What `findmnt` shows as the source.
-const SOURCE: &str = "leasefs";
+/// What `findmnt` shows as the source if nobody says more.
+pub const SOURCE: &str = "leasefs";
 
 /// How to mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +54,20 @@ pub struct Device {
     attached: Attached,
 }
 
-/// Mounts. The mount is read-only and without devices, programs and set-uid bits.
+/// Mounts. The mount is read-only and without devices, programs and set-uid bits. Its source is `leasefs`.
 ///
 /// # Errors
 /// [`MountError::NoFuse`], [`MountError::DeviceDenied`], [`MountError::NotPermitted`],
 /// [`MountError::Refused`].
 pub fn mount(point: MountPoint, options: &MountOptions) -> Result<Device, MountError> {
+    mount_from(SOURCE, point, options)
+}
+
+/// As [`mount`], with a source of one's own: `mount -a` and `findmnt` compare it with that of `/etc/fstab`.
+///
+/// # Errors
+/// As [`mount`].
+pub fn mount_from(source: &str, point: MountPoint, options: &MountOptions) -> Result<Device, MountError> {
     let path = point.path().to_owned();
     let refused = |error: &io::Error| MountError::Refused { path: path.clone(), errno: errno(error) };
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(|error| {
@@ -71,7 +79,7 @@ pub fn mount(point: MountPoint, options: &MountOptions) -> Result<Device, MountE
         }
     })?;
     let fd = OwnedFd::from(device);
-    sys::mount_read_only(SOURCE, &path, FILE_SYSTEM_TYPE, &options.data(&fd)).map_err(|error| match error
+    sys::mount_read_only(source, &path, FILE_SYSTEM_TYPE, &options.data(&fd)).map_err(|error| match error
         .kind()
     {
         _ if is(&error, Errno::ENODEV) => MountError::NoFuse,

@@ -183,6 +183,9 @@ impl World {
         let sent = event.sent;
         let fx = match (&event.effect, reply) {
             (Effect::LogIn { request, identity }, Reply::Token(result)) => {
+                let current = self.engine.current_token(*identity).and_then(|with| self.tokens.get(&with));
+                let known = result.as_ref().is_ok_and(|(number, _)| current == Some(number));
+                let result = result.map(|(number, terms)| (number, TokenTerms { known, ..terms }));
                 let terms = result.clone().map(|(_, terms)| terms);
                 let (token, fx) = self.engine.logged_in(at, *identity, *request, terms);
                 if let (Some(token), Ok((number, terms))) = (token, result) {
@@ -538,7 +541,7 @@ impl World {
 
 fn terms(vault: &Vault, at: BootTime, sent: BootTime, token: u64) -> TokenTerms {
     let one = &vault.tokens[&token];
-    TokenTerms { sent, ttl: vault.ttl_of(at, token), renewable: one.renewable, ours: one.ours }
+    TokenTerms { sent, ttl: vault.ttl_of(at, token), renewable: one.renewable, ours: one.ours, known: false }
 }
 
 fn token_end(terms: TokenTerms) -> BootTime {

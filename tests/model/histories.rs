@@ -40,6 +40,7 @@ enum Step {
     Tick,
     Vault(Happening),
     Answers(bool),
+    LogInAnew,
 }
 
 /// What happens on the other side.
@@ -109,6 +110,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Tick),
         5 => happening().prop_map(Vault),
         1 => any::<bool>().prop_map(Answers),
+        1 => Just(LogInAnew),
     ]
 }
 
@@ -294,6 +296,7 @@ fn perform(world: &mut World, step: &Step) {
             let fx = world.engine.vault_answers(at, *answers);
             world.take(fx);
         }
+        Step::LogInAnew => world.log_in_anew(),
     }
 }
 

@@ -564,6 +564,22 @@ impl World {
         self.take(fx);
     }
 
+    /// An operator has replaced credentials.
+    pub fn log_in_anew(&mut self) {
+        let at = self.at();
+        let living = self.engine.status(self.now).identities.iter().filter(|one| one.logged_in).count();
+        let fx = self.engine.log_in_anew(at);
+        assert!(
+            fx.list.iter().all(|effect| matches!(effect, Effect::LogIn { .. })),
+            "what is held is kept until the login has gone well: {fx:?}"
+        );
+        assert!(!fx.list.is_empty(), "every identity that is used logs in");
+        self.say(|| "log in anew".to_owned());
+        self.take(fx);
+        let still = self.engine.status(self.now).identities.iter().filter(|one| one.logged_in).count();
+        assert_eq!(living, still, "no token is given up for one that is not there yet");
+    }
+
     /// The mount ends; everything still on its way comes in; what is left to give back is complete.
     pub fn stop(&mut self) -> Settlement {
         let at = self.at();

@@ -198,6 +198,16 @@ impl<V: Vault + Clone> World<V> {
         std::mem::take(&mut *self.forgotten.0.lock().expect("no test panicked here")).contains(&ino)
     }
 
+    /// Has every identity log in anew, as SIGHUP does.
+    pub fn log_in_anew(&self) {
+        self.service.call(|engine, at| ((), engine.log_in_anew(at)));
+    }
+
+    /// Why the first identity's last login failed.
+    pub fn login_error(&self) -> Option<String> {
+        self.service.look(|engine, now| engine.status(now)).identities.remove(0).error
+    }
+
     /// Ends the mount.
     pub async fn stop(&self) -> Vec<Unrevoked> {
         self.service.stop(Duration::from_secs(10)).await

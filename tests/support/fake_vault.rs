@@ -276,6 +276,15 @@ impl FakeVault {
         live.map(|(id, _)| LeaseId(id.clone())).collect()
     }
 
+    /// How many tokens live that were not given to leasefs.
+    pub fn live_tokens(&self) -> usize {
+        let (held, now) = (self.state(), Instant::now());
+        let lives = |token: &&state::TokenState| {
+            token.text.starts_with("obtained") && !token.revoked && token.end.is_none_or(|end| now < end)
+        };
+        held.tokens.iter().filter(lives).count()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no test panicked inside the fake")
     }

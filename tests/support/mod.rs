@@ -18,5 +18,6 @@ pub mod scenarios;
 pub mod served;
 pub mod server;
 pub mod stub;
+pub mod systemd;
 pub mod tcp;
 pub mod world;

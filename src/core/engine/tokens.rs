@@ -31,10 +31,7 @@ impl<B: Body> Engine<B> {
     /// The mount begins: every identity that something is read with logs in.
     pub fn start(&mut self, at: Moment) -> Effects {
         self.run(at, |engine, fx| {
-            let sources = engine.sources.values().map(|source| source.spec.identity);
-            let trees = engine.trees.iter().map(|tree| tree.identity);
-            let used: BTreeSet<IdentityId> = sources.chain(trees).collect();
-            for identity in used {
+            for identity in engine.used_identities() {
                 engine.log_in(identity, fx);
             }
             for id in engine.sources.keys().copied().collect::<Vec<_>>() {
@@ -43,6 +40,45 @@ impl<B: Body> Engine<B> {
             }
         })
         .1
+    }
+
+    /// An operator has replaced credentials: every identity that something is read with logs in anew, with
+    /// what its files hold now. A token that lives is used until the login has gone well, and then until
+    /// what it obtained has moved to the new one.
+    pub fn log_in_anew(&mut self, at: Moment) -> Effects {
+        self.run(at, |engine, fx| {
+            if engine.stopping {
+                return;
+            }
+            for id in engine.used_identities() {
+                // One that is on its way may have read what was there before: its token is given back.
+                let request = engine.request();
+                let identity = engine.identity_mut(id);
+                identity.login = LoginState::InFlight(request);
+                identity.anew = true;
+                // Whoever asked is told why it fails, even if it did before.
+                identity.last_fault = None;
+                engine.touch_identity(id);
+                fx.push(Effect::LogIn { request, identity: id });
+            }
+        })
+        .1
+    }
+
+    /// The token that an identity's next request would be sent with, be it over or not.
+    pub fn current_token(&self, id: IdentityId) -> Option<Credential> {
+        Some(Credential { identity: id, token: self.identity(id).current()?.id })
+    }
+
+    /// Whether a login is on its way.
+    pub fn is_logging_in(&self) -> bool {
+        self.identities.iter().any(|identity| matches!(identity.login, LoginState::InFlight(_)))
+    }
+
+    fn used_identities(&self) -> BTreeSet<IdentityId> {
+        let sources = self.sources.values().map(|source| source.spec.identity);
+        let trees = self.trees.iter().map(|tree| tree.identity);
+        sources.chain(trees).collect()
     }
 
     /// Starts a login, if none is on its way.
@@ -111,17 +147,21 @@ impl<B: Body> Engine<B> {
             return;
         }
         let identity = self.identity_mut(id);
+        let replaced = std::mem::take(&mut identity.anew) && !terms.known;
         identity.login = LoginState::Idle;
         identity.failed_logins = 0;
         identity.last_fault = None;
         if let Some(current) = identity.tokens.last_mut()
             && !terms.ours
+            && !replaced
             && at.now < current.end
             && new.end <= current.end + Duration::from_secs(1)
         {
             // The user has not put a better token there: the one we have goes on.
-            let pause = scaled(current.end.since(at.now), at.chance.between(0.3, 0.5, token.0));
-            current.next = TokenNext::Replace(at.now + pause.max(Duration::from_secs(1)));
+            if let TokenNext::Replace(_) = current.next {
+                let pause = scaled(current.end.since(at.now), at.chance.between(0.3, 0.5, token.0));
+                current.next = TokenNext::Replace(at.now + pause.max(Duration::from_secs(1)));
+            }
             fx.push(Effect::DropToken { with: Credential { identity: id, token } });
             self.resume_all(at, id, fx);
             return;
