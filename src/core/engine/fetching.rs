@@ -2,6 +2,7 @@
 
 use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
 use crate::core::engine::late::SLOW;
+use crate::core::engine::publishing::Taken;
 use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
@@ -235,9 +236,13 @@ impl<B: Body> Engine<B> {
             }
             FetchResult::Secret(fetched) => {
                 // Until the secret is taken over, its read keeps the source.
-                self.take_secret(at, id, with, fetched, fx);
+                let taken = self.take_secret(at, id, with, fetched, fx);
                 self.fetch_is_over(id);
-                self.wake_waiters_of_source(at, id, Start::No, fx);
+                let again = taken == Taken::TokenWasOver
+                    && self.start_fetch(at, id, minting, Urgency::Reader, fx).is_none();
+                if !again {
+                    self.wake_waiters_of_source(at, id, Start::No, fx);
+                }
             }
             FetchResult::WouldMint => {
                 self.fetch_is_over(id);

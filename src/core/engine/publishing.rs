@@ -14,6 +14,16 @@ use crate::core::name::{GenerationId, Ino, SourceId};
 use crate::core::source::{Body, Fetched, FetchedKind, Generation, Piece, Renew, Validity};
 use crate::core::time::{BootTime, Moment};
 
+/// What became of a secret that has come.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is shown, or can't be.
+    Settled,
+    /// Its token was over before it arrived, for the first time: the next one may bring it.
+    TokenWasOver,
+}
+
 impl<B: Body> Engine<B> {
     pub(super) fn take_secret(
         &mut self,
@@ -22,10 +32,10 @@ impl<B: Body> Engine<B> {
         with: Credential,
         fetched: Fetched<B>,
         fx: &mut Effects,
-    ) {
+    ) -> Taken {
         let generation_id = GenerationId(self.fresh_id());
         let leases = self.settings.leases;
-        let Some(source) = self.sources.get_mut(&id) else { return };
+        let Some(source) = self.sources.get_mut(&id) else { return Taken::Settled };
         let (from_kv, sent) = (matches!(fetched.kind, FetchedKind::Kv { .. }), fetched.sent);
         let mut generation =
             Generation::new(generation_id, with, fetched, &source.spec.policy, &leases, at.chance);
@@ -55,9 +65,11 @@ impl<B: Body> Engine<B> {
             source.usable = end.since(lease.granted).min(lease.duration);
         }
         if at.now >= end {
+            let first = self.sources.get(&id).is_some_and(|source| source.failures == 0);
+            let token_was_over = first && at.now < generation.end;
             let reason = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
             self.reject(at, id, generation, Failure::new(Fault::Unusable, reason), fx);
-            return;
+            return if token_was_over { Taken::TokenWasOver } else { Taken::Settled };
         }
         let current = self.sources.get(&id).and_then(|source| source.current.as_ref());
         let unchanged = current
@@ -72,7 +84,7 @@ impl<B: Body> Engine<B> {
                 self.settings.max_memory
             );
             self.reject(at, id, generation, Failure::new(Fault::OutOfMemory, reason), fx);
-            return;
+            return Taken::Settled;
         }
         self.move_source(at, id, fx);
         if let Some(source) = self.sources.get_mut(&id) {
@@ -81,6 +93,7 @@ impl<B: Body> Engine<B> {
             source.failures = 0;
             source.not_before = not_before;
         }
+        Taken::Settled
     }
 
     /// A result that can't be shown: its lease is given back.
