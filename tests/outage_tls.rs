@@ -103,7 +103,8 @@ async fn make_certificates(directory: &Path) {
     for (mount, file) in [("pki", "authority"), ("wrong-pki", "wrong-authority")] {
         bao.enable(mount, "pki", json!({})).await;
         let root = json!({"common_name": format!("{file} of a test"), "ttl": "24h"});
-        let root = bao.write(&format!("{mount}/root/generate/internal"), root).await;
+        let generate = "root/generate/internal";
+        let root = bao.write(&format!("{mount}/{generate}"), root).await;
         fs::write(directory.join(format!("{file}.crt")), text(&root, "certificate")).unwrap();
         let role = json!({"allow_any_name": true, "enforce_hostnames": false, "max_ttl": "12h"});
         bao.write(&format!("{mount}/roles/server"), role).await;
