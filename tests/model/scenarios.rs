@@ -279,6 +279,21 @@ fn replaced_kv_stays_for_its_grace_on_old_handles() {
 }
 
 #[test]
+fn what_vault_does_not_give_any_more_ends_on_older_handles_too() {
+    let policy = SourcePolicy { grace: HOUR, ..DEFAULT };
+    let mut world = world_with(policy, [100 * S, HOUR], [1000 * HOUR, 1000 * HOUR], 1 << 20);
+    let old = open(&mut world, "weather.json");
+    let deletion = world.now + 90 * S;
+    if let Some(Engine::Kv2 { version, deleted, .. }) = world.vault.paths.get_mut("secret/weather") {
+        (*version, *deleted) = (2, Some(deletion));
+    }
+    world.pass(91 * S);
+    assert_eq!(read(&world, old), Ok(1), "for its grace");
+    assert_eq!(try_open(&mut world, "weather.json"), Err(FsError::NoSuchSecret));
+    assert_eq!(read(&world, old), Err(FsError::GenerationEnded));
+}
+
+#[test]
 fn of_three_versions_that_are_open_the_oldest_goes() {
     let mut world = world_with(
         SourcePolicy { grace: HOUR, ..DEFAULT },

@@ -8,7 +8,7 @@ use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
-use crate::core::name::{IdentityId, RequestId, SourceId};
+use crate::core::name::{GenerationId, IdentityId, RequestId, SourceId};
 use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation};
 use crate::core::time::{BootTime, Moment, scaled};
 
@@ -335,14 +335,12 @@ impl<B: Body> Engine<B> {
         self.renew_instead(id);
         // Vault has spoken: what it does not give any more is not shown any more.
         let gone = matches!(fault, Fault::NotFound | Fault::Denied);
-        let free =
-            self.sources.get(&id).and_then(|source| source.current.as_ref()).filter(|one| one.is_free());
-        if let Some(which) = free.map(|one| one.id)
-            && gone
-        {
-            self.end_generation(at, id, which, End::GoneInVault, fx);
-            if let Some(older) = self.sources.get(&id).and_then(|source| source.previous.as_ref()) {
-                self.end_generation(at, id, older.id, End::GoneInVault, fx);
+        if gone {
+            let source = self.sources.get(&id);
+            let shown = source.into_iter().flat_map(|source| [&source.current, &source.previous]).flatten();
+            let free: Vec<GenerationId> = shown.filter(|one| one.is_free()).map(|one| one.id).collect();
+            for which in free {
+                self.end_generation(at, id, which, End::GoneInVault, fx);
             }
         }
         self.wake_waiters_of_source(at, id, Start::No, fx);
