@@ -166,6 +166,19 @@ async fn a_node_that_never_catches_up_is_a_passing_failure() {
 }
 
 #[tokio::test]
+async fn a_node_that_lags_and_then_hangs_is_still_known_to_lag() {
+    let asked = AtomicUsize::new(0);
+    let lagging = Reply::json(412, r#"{"errors":[]}"#);
+    let stub = Stub::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => lagging.clone(),
+        _ => lagging.clone().after(Duration::from_secs(30)),
+    })
+    .await;
+    let failure = read(&client(&[stub.address()])).await.err().unwrap();
+    assert_eq!(failure.fault, Fault::NoLeader, "{}", failure.reason);
+}
+
+#[tokio::test]
 async fn no_answer_in_time_is_told_from_no_connection() {
     let slow = failure(Reply::json(200, "{}").after(Duration::from_secs(30))).await;
     assert_eq!(slow.fault, Fault::TimedOut);
