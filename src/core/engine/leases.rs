@@ -385,7 +385,8 @@ impl<B: Body> Engine<B> {
         fx: &mut Effects,
     ) {
         let died_with_its_token = self.identity(with.identity).token(with.token).is_none();
-        if at.now >= expires || died_with_its_token {
+        // An answer that comes twice brings its lease twice.
+        if at.now >= expires || died_with_its_token || self.retiring.contains_key(&lease) {
             return;
         }
         let state = Revocation::InFlight;

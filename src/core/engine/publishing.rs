@@ -59,8 +59,10 @@ impl<B: Body> Engine<B> {
             }
         }
         let end = self.end_of(&generation);
+        // A token that was lost meanwhile says nothing of how long the next one lets a lease live.
         if let Some(source) = self.sources.get_mut(&id)
             && let Some(lease) = generation.lease()
+            && end > lease.granted
         {
             source.usable = end.since(lease.granted).min(lease.duration);
         }
