@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod driver;
 pub mod fuse;
 pub mod render;
+pub mod link;
 pub mod run;
 pub mod secret;
 pub mod sys;

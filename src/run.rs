@@ -18,11 +18,11 @@
 //! | `place.rs` | the directory that the tree is mounted on |
 //! | `scene.rs` | what the command sees elsewhere: files bound over others |
 //! | `environment.rs` | the command's variables |
-//! | `link.rs` | what the two processes say to each other |
+//! | `words.rs` | what the server tells the supervisor |
 //! | `supervisor.rs` | starting, signals, waiting, ending |
 
 pub mod environment;
-pub mod link;
+pub mod words;
 pub mod namespace;
 pub mod place;
 pub mod scene;

@@ -7,17 +7,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part of the crate may use of the others, beside itself.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("main", &["cli"]),
-    ("cli", &["config", "control", "core", "daemon", "fuse", "render", "run", "secret", "sys", "vault"]),
+    ("cli", &["config", "control", "core", "daemon", "fuse", "link", "render", "run", "secret", "sys", "vault"]),
     ("config", &["core"]),
     ("control", &["config", "core", "driver", "sys"]),
     ("core", &[]),
-    ("daemon", &["config", "control", "core", "driver", "fuse", "run", "secret", "sys", "vault"]),
+    ("daemon", &["config", "control", "core", "driver", "fuse", "keeper", "link", "run", "sealed", "secret", "sys", "vault"]),
     ("driver", &["config", "core", "render", "secret", "sys", "vault"]),
     ("fuse", &["core", "driver", "sys"]),
+    ("keeper", &["fuse", "link", "sys"]),
+    ("link", &[]),
     ("render", &["config", "secret"]),
-    ("run", &["core", "sys"]),
+    ("run", &["core", "link", "sys"]),
     ("secret", &["sys"]),
     ("sys", &["core"]),
     ("vault", &["config", "core", "secret", "sys"]),

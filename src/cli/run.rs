@@ -18,7 +18,8 @@ use crate::control::LockStore;
 use crate::daemon::{self, CommandMount, DaemonError};
 use crate::fuse::mount_point::MountError;
 use crate::run::environment::{self, Credentials, PathVariable};
-use crate::run::link::{Missing, ServerEnd, Word};
+use crate::link::ServerEnd;
+use crate::run::words::{Missing, Word};
 use crate::run::namespace::{self, Namespace};
 use crate::run::place::Place;
 use crate::run::scene::{Bind, Scene};
@@ -201,7 +202,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, CommandError> {
 }
 
 /// In the server's process: serves until the supervisor is done.
-fn serve(request: &Request, place: &Place, link: ServerEnd) -> u8 {
+fn serve(request: &Request, place: &Place, link: ServerEnd<Word>) -> u8 {
     let Ok(mut last_words) = link.again() else { return Exit::System as u8 };
     let mount = CommandMount {
         plan: request.plan.clone(),

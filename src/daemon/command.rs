@@ -17,7 +17,8 @@ use crate::daemon::{DaemonError, Ground, end_on_panic, locked_in_part, runtime, 
 use crate::driver::Service;
 use crate::driver::clock::SystemClock;
 use crate::fuse::session;
-use crate::run::link::{self, Missing, ServerEnd, Word};
+use crate::link::{self, ServerEnd};
+use crate::run::words::{Missing, Word};
 use crate::sys::{self, MemoryLock};
 
 /// How often it is looked at what is there.
@@ -41,7 +42,7 @@ pub struct CommandMount {
 ///
 /// # Errors
 /// [`DaemonError`]; nothing stays behind.
-pub fn serve_command(mount: CommandMount, link: ServerEnd) -> Result<(), DaemonError> {
+pub fn serve_command(mount: CommandMount, link: ServerEnd<Word>) -> Result<(), DaemonError> {
     end_on_panic();
     let CommandMount { plan, config, mount_point, locks } = mount;
     let mut losses = Vec::new();

@@ -16,7 +16,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::core::time::BootTime;
-use crate::run::link::{self, LinkState, Missing, ServerEnd, SupervisorEnd, Word};
+use crate::link::{self, LinkState, ServerEnd, SupervisorEnd};
+use crate::run::words::{Missing, Word};
 use crate::sys;
 use crate::sys::process::{self, Arrival, Change, CoreLimit, Fork, Origin, Pid, Signal, Signals};
 
@@ -115,7 +116,7 @@ pub struct Supervisor {
     server: Pid,
     /// `None` once it was waited for.
     server_code: Option<u8>,
-    link: SupervisorEnd,
+    link: SupervisorEnd<Word>,
     signals: Signals,
     core: CoreLimit,
 }
@@ -126,7 +127,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`StartError::System`].
-    pub fn start(serve: impl FnOnce(ServerEnd) -> u8) -> Result<Supervisor, StartError> {
+    pub fn start(serve: impl FnOnce(ServerEnd<Word>) -> u8) -> Result<Supervisor, StartError> {
         let system = |what: &'static str| {
             move |error: io::Error| StartError::System {
                 what,

@@ -1,73 +1,44 @@
-//! What the supervisor and the server say to each other, a line of JSON each.
+//! Between a server and the process that watches over it, its supervisor: the server says words, a line of
+//! JSON each; the supervisor has nothing to say but that it is done.
 //!
 //! Invariant: *one end, one meaning*: the supervisor closes its end when it is done, and the kernel closes it
 //! when the supervisor dies; either way the server gives everything back. The server's end closes with the
 //! server, whatever became of it.
 
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use serde::{Deserialize, Serialize};
-
-/// What the server says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Word {
-    /// The tree is mounted, and these required files are not there yet.
-    Waiting {
-        /// Which, and why.
-        files: Vec<Missing>,
-    },
-    /// The tree is mounted, and all that is required is there.
-    Ready,
-    /// Somebody else ended the mount.
-    Ended,
-    /// It can't serve, or could not end well.
-    Failed {
-        /// The exit code that says so.
-        code: u8,
-        /// What to print.
-        message: String,
-    },
-}
-
-/// A required file that is not there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
-    /// Its name in the tree.
-    pub name: String,
-    /// Why, if something was tried.
-    pub why: Option<String>,
-    /// Whether it may still come by itself.
-    pub may_come: bool,
-}
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// A line of the conversation.
 ///
 /// # Errors
-/// Never for a [`Word`]; what serde says.
-pub fn line(word: &Word) -> io::Result<String> {
+/// What serde says.
+pub fn line(word: &impl Serialize) -> io::Result<String> {
     Ok(serde_json::to_string(word)? + "\n")
 }
 
 /// The supervisor's end.
 #[derive(Debug)]
-pub struct SupervisorEnd {
+pub struct SupervisorEnd<W> {
     stream: UnixStream,
     heard: Vec<u8>,
+    words: PhantomData<W>,
 }
 
 /// The server's end. It hears nothing but the end.
 #[derive(Debug)]
-pub struct ServerEnd(UnixStream);
+pub struct ServerEnd<W>(UnixStream, PhantomData<W>);
 
 /// What the supervisor has heard at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heard {
+pub struct Heard<W> {
     /// In order.
-    pub words: Vec<Word>,
+    pub words: Vec<W>,
     /// Whether the server is still there.
     pub state: LinkState,
 }
@@ -85,15 +56,16 @@ pub enum LinkState {
 ///
 /// # Errors
 /// What socketpair(2) says.
-pub fn pair() -> io::Result<(SupervisorEnd, ServerEnd)> {
+pub fn pair<W>() -> io::Result<(SupervisorEnd<W>, ServerEnd<W>)> {
     let (here, there) = UnixStream::pair()?;
     here.set_nonblocking(true)?;
-    Ok((SupervisorEnd { stream: here, heard: Vec::new() }, ServerEnd(there)))
+    let here = SupervisorEnd { stream: here, heard: Vec::new(), words: PhantomData };
+    Ok((here, ServerEnd(there, PhantomData)))
 }
 
-impl SupervisorEnd {
+impl<W: DeserializeOwned> SupervisorEnd<W> {
     /// All that has been said since. Never blocks.
-    pub fn hear(&mut self) -> Heard {
+    pub fn hear(&mut self) -> Heard<W> {
         let mut piece = [0; 4096];
         let state = loop {
             match self.stream.read(&mut piece) {
@@ -110,7 +82,9 @@ impl SupervisorEnd {
         let words = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
         Heard { words, state }
     }
+}
 
+impl<W> SupervisorEnd<W> {
     /// Tells the server to give everything back and to end. Its last words can still be heard.
     pub fn finish(&self) {
         // Closed already if the server is gone.
@@ -118,13 +92,13 @@ impl SupervisorEnd {
     }
 }
 
-impl AsFd for SupervisorEnd {
+impl<W> AsFd for SupervisorEnd<W> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
 }
 
-impl ServerEnd {
+impl<W: Serialize> ServerEnd<W> {
     /// The socket, for a runtime. It does not block.
     ///
     /// # Errors
@@ -138,13 +112,25 @@ impl ServerEnd {
     ///
     /// # Errors
     /// What dup(2) says.
-    pub fn again(&self) -> io::Result<ServerEnd> {
-        Ok(ServerEnd(self.0.try_clone()?))
+    pub fn again(&self) -> io::Result<ServerEnd<W>> {
+        Ok(ServerEnd(self.0.try_clone()?, PhantomData))
     }
 
     /// Says something. Nothing can be done if nobody listens any more.
-    pub fn say(&mut self, word: &Word) {
+    pub fn say(&mut self, word: &W) {
         let _ = line(word).and_then(|line| self.0.write_all(line.as_bytes()));
+    }
+}
+
+impl<W> From<OwnedFd> for ServerEnd<W> {
+    fn from(fd: OwnedFd) -> ServerEnd<W> {
+        ServerEnd(fd.into(), PhantomData)
+    }
+}
+
+impl<W> AsFd for ServerEnd<W> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -152,11 +138,17 @@ impl ServerEnd {
 mod tests {
     use super::*;
 
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+    enum Word {
+        Ready,
+        Waiting { why: String },
+        Failed { code: u8 },
+    }
+
     #[test]
     fn words_arrive_in_order_and_whole_however_they_are_cut() {
-        let (mut here, there) = pair().unwrap();
-        let missing = Missing { name: "db".to_owned(), why: Some("a\nb".to_owned()), may_come: true };
-        let words = [Word::Waiting { files: vec![missing] }, Word::Ready];
+        let (mut here, there) = pair::<Word>().unwrap();
+        let words = [Word::Waiting { why: "a line\nand another".to_owned() }, Word::Ready];
         let text: String = words.iter().map(|word| line(word).unwrap()).collect();
         let (first, second) = text.split_at(20);
         (&there.0).write_all(first.as_bytes()).unwrap();
@@ -168,10 +160,10 @@ mod tests {
 
     #[test]
     fn the_server_hears_that_the_supervisor_is_done_and_may_still_speak() {
-        let (mut here, mut there) = pair().unwrap();
+        let (mut here, mut there) = pair::<Word>().unwrap();
         here.finish();
         assert_eq!((&there.0).read(&mut [0; 1]).unwrap(), 0);
-        let word = Word::Failed { code: 75, message: "late".to_owned() };
+        let word = Word::Failed { code: 75 };
         there.say(&word);
         drop(there);
         assert_eq!(here.hear(), Heard { words: vec![word], state: LinkState::Closed });
