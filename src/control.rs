@@ -31,8 +31,8 @@ use thiserror::Error;
 
 pub use client::{AskError, Client};
 pub use explaining::Lore;
-pub use handler::{MountInfo, ServiceHandler};
-pub use listener::{Handler, Listener};
+pub use handler::{MountInfo, ServiceHandler, Successor};
+pub use listener::{Farewell, Handler, Listener};
 pub use lock_store::{LockStore, LockStoreError};
 pub use place::ControlDirectory;
 

@@ -22,8 +22,8 @@
 //! | `supervisor.rs` | starting, signals, waiting, ending |
 
 pub mod environment;
-pub mod words;
 pub mod namespace;
 pub mod place;
 pub mod scene;
 pub mod supervisor;
+pub mod words;

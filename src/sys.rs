@@ -12,6 +12,7 @@
               needed"
 )]
 
+pub mod descriptors;
 pub mod namespace;
 pub mod process;
 

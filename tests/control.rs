@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use leasefs::control::protocol::{Ask, REQUEST_MAX, RefreshedFile, Refusal, Reply, Response, RevokeReport};
-use leasefs::control::{AskError, Client, ControlError, Listener};
+use leasefs::control::{AskError, Client, ControlError, Farewell, Listener};
 use leasefs::core::error::Fault;
 use leasefs::vault::Origin;
 use support::fake_vault::{FakeIdentity, FakeVault, Op, Role, Step};
@@ -193,10 +193,16 @@ async fn a_name_that_is_not_in_the_mount_is_refused_and_nothing_is_done() {
 }
 
 #[tokio::test]
-async fn an_unmount_is_answered_before_the_daemon_is_told() {
-    let served = start(anyone());
-    assert_eq!(served.ask(Ask::Unmount).await, Ok(Reply::Stopping { pid: 4711 }));
-    tokio::time::timeout(Duration::from_secs(5), served.stop.notified()).await.unwrap();
+async fn an_end_is_answered_before_the_daemon_is_told() {
+    for (ask, reply, farewell) in [
+        (Ask::Unmount, Reply::Stopping { pid: 4711 }, Farewell::Nothing),
+        (Ask::HandOver, Reply::HandingOver { pid: 4711 }, Farewell::Everything),
+    ] {
+        let mut served = start(anyone());
+        assert_eq!(served.ask(ask).await, Ok(reply));
+        let told = tokio::time::timeout(Duration::from_secs(5), served.ends.recv()).await.unwrap();
+        assert_eq!(told, Some(farewell));
+    }
 }
 
 #[tokio::test]

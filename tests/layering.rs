@@ -9,11 +9,20 @@ use std::path::{Path, PathBuf};
 /// What each part of the crate may use of the others, beside itself.
 const MAY_USE: [(&str, &[&str]); 15] = [
     ("main", &["cli"]),
-    ("cli", &["config", "control", "core", "daemon", "fuse", "link", "render", "run", "secret", "sys", "vault"]),
+    (
+        "cli",
+        &["config", "control", "core", "daemon", "fuse", "link", "render", "run", "secret", "sys", "vault"],
+    ),
     ("config", &["core"]),
     ("control", &["config", "core", "driver", "sys"]),
     ("core", &[]),
-    ("daemon", &["config", "control", "core", "driver", "fuse", "keeper", "link", "run", "sealed", "secret", "sys", "vault"]),
+    (
+        "daemon",
+        &[
+            "config", "control", "core", "driver", "fuse", "keeper", "link", "run", "sealed", "secret",
+            "sys", "vault",
+        ],
+    ),
     ("driver", &["config", "core", "render", "secret", "sys", "vault"]),
     ("fuse", &["core", "driver", "sys"]),
     ("keeper", &["fuse", "link", "sys"]),
@@ -35,7 +44,7 @@ const FENCED: [(&str, &[&str]); 9] = [
     ("nix", &["config", "fuse", "sys"]),
     ("libc", &["sys"]),
     ("clap", &["cli", "main"]),
-    ("tracing", &["cli", "control", "daemon", "driver", "fuse", "vault"]),
+    ("tracing", &["cli", "control", "daemon", "driver", "fuse", "keeper", "vault"]),
 ];
 
 /// What the core must not even name: it is told the time and does nothing by itself.

@@ -11,6 +11,7 @@ use crate::config::Complaints;
 use crate::control::{AskError, ControlError};
 use crate::daemon::DaemonError;
 use crate::fuse::mount_point::MountError;
+use crate::keeper::KeeperError;
 use crate::run::namespace::NamespaceError;
 use crate::run::scene::SceneError;
 use crate::run::supervisor::StartError;
@@ -205,7 +206,8 @@ fn of_start(error: &StartError) -> Exit {
     }
 }
 
-fn of_daemon(error: &DaemonError) -> Exit {
+/// What a daemon ends with.
+pub(super) fn of_daemon(error: &DaemonError) -> Exit {
     match error {
         DaemonError::Config(_) | DaemonError::Layout(_) => Exit::Config,
         DaemonError::Client(error) => of_client(error),
@@ -214,7 +216,12 @@ fn of_daemon(error: &DaemonError) -> Exit {
         // Somebody may put the file right while it is tried again.
         DaemonError::Locks(_) => Exit::Io,
         DaemonError::MountPoint { .. } => Exit::CantCreate,
-        DaemonError::System { .. } | DaemonError::Broken { .. } => Exit::System,
+        DaemonError::Keeper(KeeperError::Server { code, .. }) => Exit::from_code(*code),
+        DaemonError::Keeper(KeeperError::GivenUp { .. }) | DaemonError::Record { .. } => Exit::Internal,
+        DaemonError::Keeper(KeeperError::Mount(error)) => of_mount(error),
+        DaemonError::Keeper(KeeperError::System { .. })
+        | DaemonError::System { .. }
+        | DaemonError::Broken { .. } => Exit::System,
     }
 }
 
@@ -268,6 +275,7 @@ fn of_ask(error: &AskError) -> Exit {
         AskError::NotServed { .. } | AskError::NoMount => Exit::Unavailable,
         AskError::SeveralMounts { .. } | AskError::UnknownName { .. } => Exit::Usage,
         AskError::NotAllowed { .. } => Exit::NotAllowed,
+        AskError::NoSuccessor => Exit::Unavailable,
         AskError::TimedOut => Exit::Temporary,
         AskError::Closed | AskError::Broken { .. } => Exit::Io,
         AskError::OtherVersion => Exit::Internal,

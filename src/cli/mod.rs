@@ -16,6 +16,7 @@ mod output;
 pub mod refresh;
 pub mod revoke;
 pub mod run;
+pub mod serve;
 pub mod status;
 mod syslog;
 pub mod unmount;
@@ -75,6 +76,9 @@ pub enum Command {
     Unmount(unmount::UnmountArgs),
     /// Says what of a configuration would work, without minting anything
     Check(check::CheckArgs),
+    /// Serves a mount that another process holds; `leasefs mount` starts it
+    #[command(hide = true)]
+    Serve(serve::ServeArgs),
 }
 
 /// Does what the arguments say, or what mount(8) wants if it is called by a name of its own. Prints errors;
@@ -104,7 +108,11 @@ fn command(arguments: Vec<OsString>) -> ExitCode {
         Command::Run(_) => log::OF_RUN,
         _ => log::DEFAULT,
     });
-    let result = log::start(level).and_then(|()| run(&cli.command));
+    let started = match &cli.command {
+        Command::Serve(args) if args.background => log::start_daemon().map(drop),
+        _ => log::start(level),
+    };
+    let result = started.and_then(|()| run(&cli.command, level));
     result.unwrap_or_else(|error| {
         say(&error);
         error.exit().into()
@@ -117,10 +125,11 @@ fn say(what: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "leasefs: {what}");
 }
 
-fn run(command: &Command) -> Result<ExitCode, CommandError> {
+fn run(command: &Command, level: &str) -> Result<ExitCode, CommandError> {
     let exit = match command {
         Command::Run(args) => return run::run(args),
-        Command::Mount(args) => mount::run(args),
+        Command::Mount(args) => mount::run(args, level),
+        Command::Serve(args) => serve::run(args),
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => revoke::run(args),
         Command::Refresh(args) => refresh::run(args),

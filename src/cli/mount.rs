@@ -5,7 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit};
+use crate::cli::serve::{self, Log};
 use crate::daemon::{self, MountPointOrigin, Options};
+use crate::fuse::session::SOURCE;
 
 /// Where the configurations of the short form lie.
 const CONFIGS: &str = "/etc/leasefs";
@@ -103,8 +105,9 @@ impl MountArgs {
 ///
 /// # Errors
 /// [`CommandError`].
-pub fn run(args: &MountArgs) -> Result<Exit, CommandError> {
-    daemon::run(&args.request()?)?;
+pub fn run(args: &MountArgs, level: &str) -> Result<Exit, CommandError> {
+    let program = serve::program(Log::StandardError, level)?;
+    daemon::run(SOURCE, &args.request()?, &program, || {})?;
     Ok(Exit::Ok)
 }
 

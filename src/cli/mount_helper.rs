@@ -17,6 +17,7 @@ use crate::cli::exit::{CommandError, Exit};
 use crate::cli::log;
 use crate::cli::mount::{self, Unknown};
 use crate::cli::output::print;
+use crate::cli::serve::{self, Log};
 use crate::config::{self, Environment};
 use crate::daemon::{self, MountPointOrigin, Options};
 use crate::fuse::mount_point::MountPoint;
@@ -197,7 +198,8 @@ fn serve(args: &HelperArgs, options: &Options, word: Word) -> MountExit {
                 word.serves(&log);
             }
         };
-        Ok(daemon::run_from(&args.source.to_string_lossy(), options, serving)?)
+        let program = serve::program(Log::Background, log::DEFAULT)?;
+        Ok(daemon::run(&args.source.to_string_lossy(), options, &program, serving)?)
     });
     match result {
         Ok(()) => MountExit::Ok,

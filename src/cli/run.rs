@@ -17,13 +17,13 @@ use crate::config::{self, COMMAND_LINE, Environment, ExtraFile};
 use crate::control::LockStore;
 use crate::daemon::{self, CommandMount, DaemonError};
 use crate::fuse::mount_point::MountError;
-use crate::run::environment::{self, Credentials, PathVariable};
 use crate::link::ServerEnd;
-use crate::run::words::{Missing, Word};
+use crate::run::environment::{self, Credentials, PathVariable};
 use crate::run::namespace::{self, Namespace};
 use crate::run::place::Place;
 use crate::run::scene::{Bind, Scene};
 use crate::run::supervisor::{Ending, Leftovers, Loss, StartError, Supervisor};
+use crate::run::words::{Missing, Word};
 use crate::sys;
 
 /// Runs a command that has a tree of its own.

@@ -39,6 +39,9 @@ pub enum AskError {
         /// The mount point.
         mount_point: PathBuf,
     },
+    /// The mount would end with its daemon.
+    #[error("this mount has no keeper that would start the next server: unmount, then mount again")]
+    NoSuccessor,
     /// The daemon gave no answer in time.
     #[error("leasefs did not answer in time: look at its log, or try again")]
     TimedOut,
@@ -208,6 +211,7 @@ impl Client {
                 Err(AskError::NotAllowed { mount_point: self.mount_point.clone() })
             }
             Reply::Refused(Refusal::UnknownName { name }) => Err(AskError::UnknownName { name }),
+            Reply::Refused(Refusal::NoSuccessor) => Err(AskError::NoSuccessor),
             Reply::Refused(Refusal::NotUnderstood | Refusal::OtherVersion { .. }) => {
                 Err(AskError::OtherVersion)
             }

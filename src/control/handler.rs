@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::control::explaining::{Lore, next_report};
-use crate::control::listener::Handler;
+use crate::control::listener::{Farewell, Handler};
 use crate::control::lock_store::LockStore;
 use crate::control::protocol::{
     Ask, FileReport, IdentityReport, Instant, LeaseReport, RefreshReport, RefreshedFile, Refusal, Reply,
@@ -49,6 +48,15 @@ pub struct MountInfo {
     pub pid: u32,
 }
 
+/// Whether somebody goes on where a server ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Successor {
+    /// Its keeper starts another one.
+    Comes,
+    /// It ends the mount.
+    None,
+}
+
 /// Answers for a running daemon.
 pub struct ServiceHandler<C> {
     /// The way to the engine and the driver.
@@ -59,8 +67,10 @@ pub struct ServiceHandler<C> {
     pub lore: Box<dyn Lore>,
     /// What keeps its locks.
     pub locks: tokio::sync::Mutex<LockStore>,
-    /// Notified once the daemon is asked to end; a permit is kept if nobody waits yet.
-    pub stop: Arc<Notify>,
+    /// Gets how the daemon is asked to end.
+    pub ends: mpsc::UnboundedSender<Farewell>,
+    /// Whether there is somebody who starts a successor.
+    pub successor: Successor,
 }
 
 /// Why generations end.
@@ -89,11 +99,16 @@ impl<C: Clock> Handler for ServiceHandler<C> {
             Ask::Explain { name } => self.explain(&name),
             Ask::Wait { names, patience_ms } => self.wait(&names, Duration::from_millis(patience_ms)).await,
             Ask::Unmount => Reply::Stopping { pid: self.info.pid },
+            Ask::HandOver => match self.successor {
+                Successor::Comes => Reply::HandingOver { pid: self.info.pid },
+                Successor::None => Reply::Refused(Refusal::NoSuccessor),
+            },
         }
     }
 
-    fn stop(&self) {
-        self.stop.notify_one();
+    fn end(&self, farewell: Farewell) {
+        // It may be about to end already.
+        let _ = self.ends.send(farewell);
     }
 }
 

@@ -34,8 +34,17 @@ const CONNECTIONS: usize = 16;
 pub trait Handler: Send + Sync + 'static {
     /// The answer to a request of this user. May wait, in bounded time.
     fn answer(&self, ask: Ask, uid: u32) -> impl Future<Output = Reply> + Send;
-    /// The answer to [`Ask::Unmount`] was sent: the daemon may end. Must not block.
-    fn stop(&self);
+    /// The answer to [`Ask::Unmount`] or [`Ask::HandOver`] was sent: the daemon may end. Must not block.
+    fn end(&self, farewell: Farewell);
+}
+
+/// What a daemon that ends leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Nothing: all is given back and the mount is taken away.
+    Nothing,
+    /// Everything, for its successor.
+    Everything,
 }
 
 /// An open control socket. Dropped, it is removed.
@@ -165,10 +174,14 @@ async fn converse(mut stream: UnixStream, handler: &impl Handler) -> io::Result<
             Ok(ask) => handler.answer(ask, peer).await,
             Err(refusal) => Reply::Refused(refusal),
         };
-        let stops = matches!(reply, Reply::Stopping { .. });
+        let farewell = match reply {
+            Reply::Stopping { .. } => Some(Farewell::Nothing),
+            Reply::HandingOver { .. } => Some(Farewell::Everything),
+            _ => None,
+        };
         let sent = send(&mut stream, reply).await;
-        if stops {
-            handler.stop();
+        if let Some(farewell) = farewell {
+            handler.end(farewell);
         }
         sent?;
     }

@@ -75,6 +75,8 @@ pub enum Ask {
     },
     /// End, as SIGTERM does.
     Unmount,
+    /// End for a successor, which goes on with the same leases and open files.
+    HandOver,
 }
 
 /// An answer: one line.
@@ -109,6 +111,11 @@ pub enum Reply {
         /// The daemon.
         pid: u32,
     },
+    /// To [`Ask::HandOver`]: it ends now.
+    HandingOver {
+        /// The server that ends.
+        pid: u32,
+    },
     /// It was not done.
     Refused(Refusal),
 }
@@ -134,6 +141,8 @@ pub enum Refusal {
         /// Which.
         name: String,
     },
+    /// Nobody would start a successor: the mount ends with this daemon.
+    NoSuccessor,
 }
 
 /// How a mount stands.
@@ -329,6 +338,7 @@ mod tests {
             Ask::Wait { names, patience_ms: 200 },
             Ask::Explain { name: "db".to_owned() },
             Ask::Unmount,
+            Ask::HandOver,
         ] {
             let line = line(&Request { v: VERSION, ask: ask.clone() });
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);

@@ -13,7 +13,9 @@ use tokio::net::UnixStream;
 use crate::config::plan::MountPlan;
 use crate::control::{self, LockStore};
 use crate::core::engine::{Outlook, Readiness};
-use crate::daemon::{DaemonError, Ground, end_on_panic, locked_in_part, runtime, system};
+use crate::daemon::ground::{Calls, Ground};
+use crate::daemon::herald::Herald;
+use crate::daemon::{DaemonError, end_on_panic, locked_in_part, runtime, system};
 use crate::driver::Service;
 use crate::driver::clock::SystemClock;
 use crate::fuse::session;
@@ -63,15 +65,18 @@ pub fn serve_command(mount: CommandMount, link: ServerEnd<Word>) -> Result<(), D
         };
         // Another command may be shown its tree at the same path, in a namespace of its own: then only the
         // first one can be asked how it is.
-        let listener = control::listen(ground.point.path())
+        let listener = control::listen(ground.path())
             .inspect_err(|error| tracing::info!(%error, "this tree has no control socket"))
             .ok();
-        ground.serve(listener, locks, over, None, |service, _| report(service, stream), || ()).await
+        let calls = Calls { told: over, hangup: None };
+        let herald = Arc::new(Herald::to_systemd());
+        ground.serve(listener, locks, calls, herald, |service, _| report(service, stream)).await?;
+        Ok(())
     })
 }
 
 /// Returns when the supervisor is done, or gone. It never says anything: whatever comes is its end.
-async fn is_over(supervisor: &UnixStream) {
+pub(super) async fn is_over(supervisor: &UnixStream) {
     while supervisor.readable().await.is_ok() {
         match supervisor.try_read(&mut [0; 1]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

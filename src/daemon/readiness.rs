@@ -2,10 +2,13 @@
 //! first moment, ready or not.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
+
 use crate::core::engine::{Readiness, State};
-use crate::daemon::notify_systemd;
+use crate::daemon::herald::Herald;
 use crate::driver::Service;
 use crate::driver::clock::Clock;
 
@@ -13,7 +16,7 @@ use crate::driver::clock::Clock;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Waits for what is required and then tells systemd and the log; meanwhile tells both what is missing.
-pub(super) async fn announce<C: Clock>(service: Service<C>, mount_point: PathBuf) {
+pub(super) async fn announce<C: Clock>(service: Service<C>, mount_point: PathBuf, herald: Arc<Herald>) {
     let mount_point = mount_point.display().to_string();
     let mut told = None;
     loop {
@@ -32,16 +35,16 @@ pub(super) async fn announce<C: Clock>(service: Service<C>, mount_point: PathBuf
         }
         let status = status(&missing, required.len());
         if told.as_ref() != Some(&status) {
-            notify_systemd(sd_notify::NotifyState::Status(&status));
+            herald.notify(&[NotifyState::Status(&status)]);
             told = Some(status);
         }
         tokio::time::sleep(LOOK).await;
     }
     tracing::info!(mount_point, "mounted and ready");
     if told.is_some() {
-        notify_systemd(sd_notify::NotifyState::Status("ready"));
+        herald.notify(&[NotifyState::Status("ready")]);
     }
-    notify_systemd(sd_notify::NotifyState::Ready);
+    herald.notify(&[NotifyState::Ready]);
 }
 
 /// What an operator has locked does not come, and keeps nobody waiting who reads other files.

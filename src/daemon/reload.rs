@@ -4,11 +4,14 @@
 //! The kernel sends the same signal when the terminal is closed that the daemon was started on: then it is to end.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
+use tokio::signal::unix::Signal;
 use tokio::task::AbortHandle;
 
-use crate::daemon::notify_systemd;
+use crate::daemon::herald::Herald;
 use crate::driver::Service;
 use crate::driver::clock::Clock;
 
@@ -17,18 +20,18 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Logs in anew, and tells systemd how long that takes, unless the mount was not announced as ready yet:
 /// then nobody waits for the reload, and the end of it is not the readiness that is waited for.
-pub(super) async fn log_in_anew<C: Clock>(service: Service<C>, announcing: AbortHandle) {
+pub(super) async fn log_in_anew<C: Clock>(service: Service<C>, announcing: AbortHandle, herald: Arc<Herald>) {
     let was_announced = announcing.is_finished();
     tracing::info!("reloading: every identity logs in with what its files hold now");
     if was_announced {
-        tell_reloading();
+        tell_reloading(&herald);
     }
     service.call(|engine, at| ((), engine.log_in_anew(at)));
     while service.look(|engine, _| engine.is_logging_in()) {
         tokio::time::sleep(LOOK).await;
     }
     if was_announced {
-        notify_systemd(sd_notify::NotifyState::Ready);
+        herald.notify(&[NotifyState::Ready]);
     }
 }
 
@@ -50,10 +53,17 @@ impl Terminal {
 }
 
 /// Both in one message, as systemd wants it (sd_notify(3), `RELOADING=1`).
-fn tell_reloading() {
-    let told = sd_notify::NotifyState::monotonic_usec_now()
-        .and_then(|now| sd_notify::notify(false, &[sd_notify::NotifyState::Reloading, now]));
-    if let Err(error) = told {
-        tracing::warn!(%error, "systemd could not be told");
+fn tell_reloading(herald: &Herald) {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => herald.notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "systemd could not be told"),
+    }
+}
+
+/// Waits for the next SIGHUP, for ever where none is listened to.
+pub(super) async fn hung_up(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }

@@ -6,6 +6,8 @@
 
 pub mod adapter;
 pub mod convert;
+pub mod handshake;
+pub mod kept;
 pub mod mount_point;
 pub mod mountinfo;
 pub mod notify;

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use fuser::{Errno, Filesystem, InitFlags, KernelConfig, Notifier, Session, SessionACL};
 
+use crate::fuse::handshake::Handshake;
+use crate::fuse::kept::Seat;
 use crate::fuse::mount_point::{MountError, MountPoint, errno, is};
 use crate::fuse::mountinfo::{self, MountEntry};
 use crate::sys::{self, Unmount};
@@ -107,26 +109,68 @@ impl Device {
         ended: impl FnOnce(SessionEnd) + Send + 'static,
     ) -> Result<Mounted, MountError> {
         let Device { fd, attached } = self;
-        let not_served =
-            |error: io::Error| MountError::NotServed { path: attached.path.clone(), errno: errno(&error) };
-        let mut config = fuser::Config::default();
-        config.n_threads = Some(threads.max(1));
-        let session = Session::from_fd(file_system, fd, SessionACL::All, config).map_err(not_served)?;
-        let notifier = session.notifier();
-        let asked = Arc::new(AtomicBool::new(false));
-        let (tell, over) = mpsc::channel();
-        let watch =
-            Watch { asked: Arc::clone(&asked), path: attached.path.clone(), connection: attached.connection };
-        let thread = thread::Builder::new()
-            .name("leasefs-session".to_owned())
-            .spawn(move || {
-                let end = watch.why(session.run());
-                // Nobody listens if the mount was given up after it would not end.
-                let _ = tell.send(());
-                ended(end);
-            })
-            .map_err(not_served)?;
-        Ok(Mounted { attached, notifier, asked, over, thread: Some(thread) })
+        let not_served = |error: io::Error| attached.not_served(&error);
+        let session =
+            Session::from_fd(file_system, fd, SessionACL::All, config(threads)).map_err(not_served)?;
+        let serving =
+            Serving::start(session, attached.path.clone(), attached.connection, ended).map_err(not_served)?;
+        Ok(Mounted { attached, serving })
+    }
+
+    /// Shakes hands with the kernel and leaves the serving to others.
+    ///
+    /// # Errors
+    /// [`MountError::NotServed`]; the mount is gone then.
+    pub fn keep(self) -> Result<Kept, MountError> {
+        let Device { fd, attached } = self;
+        let handshake = Handshake::with_kernel(&fd).map_err(|error| attached.not_served(&error))?;
+        Ok(Kept { fd, attached, handshake })
+    }
+}
+
+/// How fuser is to serve.
+pub(super) fn config(threads: usize) -> fuser::Config {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(threads.max(1));
+    config
+}
+
+/// A mount that this process holds and others serve. Dropped, it is taken away.
+pub struct Kept {
+    fd: OwnedFd,
+    attached: Attached,
+    handshake: Handshake,
+}
+
+impl Kept {
+    /// The device, for whoever serves it.
+    pub fn device(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// What a server must know of it.
+    pub fn seat(&self) -> Seat {
+        Seat {
+            path: self.attached.path.clone(),
+            connection: self.attached.connection,
+            handshake: self.handshake.clone(),
+        }
+    }
+
+    /// Takes the mount away, lazily if it is in use.
+    ///
+    /// # Errors
+    /// [`MountError::NotUnmounted`].
+    pub fn detach(&mut self) -> Result<Unmounted, MountError> {
+        self.attached.detach()
+    }
+
+    /// Ends the connection: who still uses the mount gets `ENOTCONN`.
+    ///
+    /// # Errors
+    /// What the system says; without `/sys` it can't be done.
+    pub fn abort(&self) -> io::Result<()> {
+        abort(self.attached.connection)
     }
 }
 
@@ -161,14 +205,56 @@ pub enum Unmounted {
     StillHeld,
 }
 
-/// A mount that is being served. Dropped, it is unmounted.
-pub struct Mounted {
-    attached: Attached,
+/// A session that serves, in threads of its own.
+pub struct Serving {
     notifier: Notifier,
     asked: Arc<AtomicBool>,
     over: Receiver<()>,
     /// `None` once the session is over or given up.
     thread: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Starts the threads. `ended` is called once, in one of them, when the session is over.
+    pub(super) fn start<F: Filesystem>(
+        session: Session<F>,
+        path: PathBuf,
+        connection: u32,
+        ended: impl FnOnce(SessionEnd) + Send + 'static,
+    ) -> io::Result<Serving> {
+        let notifier = session.notifier();
+        let asked = Arc::new(AtomicBool::new(false));
+        let (tell, over) = mpsc::channel();
+        let watch = Watch { asked: Arc::clone(&asked), path, connection };
+        let thread = thread::Builder::new().name("leasefs-session".to_owned()).spawn(move || {
+            let end = watch.why(session.run());
+            // Nobody listens if the mount was given up after it would not end.
+            let _ = tell.send(());
+            ended(end);
+        })?;
+        Ok(Serving { notifier, asked, over, thread: Some(thread) })
+    }
+
+    /// What tells the kernel to forget; for [`crate::fuse::notify`].
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
+    /// The mount is being taken away: from now on its end was asked for.
+    pub fn expect_end(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ended in that time.
+    pub fn is_over_within(&self, patience: Duration) -> bool {
+        self.over.recv_timeout(patience) != Err(RecvTimeoutError::Timeout)
+    }
+}
+
+/// A mount that is being served. Dropped, it is unmounted.
+pub struct Mounted {
+    attached: Attached,
+    serving: Serving,
 }
 
 impl Mounted {
@@ -184,7 +270,7 @@ impl Mounted {
 
     /// What tells the kernel to forget; for [`crate::fuse::notify`].
     pub fn notifier(&self) -> Notifier {
-        self.notifier.clone()
+        self.serving.notifier()
     }
 
     /// Takes the mount away, lazily if it is in use. If it still is after `patience`, its connection is
@@ -197,12 +283,13 @@ impl Mounted {
     }
 
     fn end(&mut self, patience: Duration) -> Result<Unmounted, MountError> {
-        let Some(thread) = self.thread.take() else { return Ok(Unmounted::Clean) };
-        self.asked.store(true, Ordering::Relaxed);
-        let how = self.attached.detach().inspect_err(|_| self.asked.store(false, Ordering::Relaxed))?;
-        let how = if self.is_over_within(patience) {
+        let Some(thread) = self.serving.thread.take() else { return Ok(Unmounted::Clean) };
+        self.serving.expect_end();
+        let asked = &self.serving.asked;
+        let how = self.attached.detach().inspect_err(|_| asked.store(false, Ordering::Relaxed))?;
+        let how = if self.serving.is_over_within(patience) {
             how
-        } else if abort(self.attached.connection).is_ok() && self.is_over_within(AFTER_ABORT) {
+        } else if abort(self.attached.connection).is_ok() && self.serving.is_over_within(AFTER_ABORT) {
             Unmounted::Aborted
         } else {
             return Ok(Unmounted::StillHeld);
@@ -210,10 +297,6 @@ impl Mounted {
         // It has nothing left to do but to call `ended`; a panic in there was printed already.
         let _ = thread.join();
         Ok(how)
-    }
-
-    fn is_over_within(&self, patience: Duration) -> bool {
-        self.over.recv_timeout(patience) != Err(RecvTimeoutError::Timeout)
     }
 }
 
@@ -273,6 +356,10 @@ impl Attached {
             }
             Some(_) | None => Err(ErrorKind::NotFound.into()),
         }
+    }
+
+    fn not_served(&self, error: &io::Error) -> MountError {
+        MountError::NotServed { path: self.path.clone(), errno: errno(error) }
     }
 
     /// Takes the mount away, unless somebody did or mounted something over it.

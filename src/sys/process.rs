@@ -171,9 +171,17 @@ impl Signals {
     /// # Errors
     /// What sigprocmask(2) or signalfd(2) says.
     pub fn catch() -> io::Result<Signals> {
+        Signals::catch_only(&Signal::CAUGHT.map(Signal))
+    }
+
+    /// Catches these.
+    ///
+    /// # Errors
+    /// As [`Signals::catch`].
+    pub fn catch_only(signals: &[Signal]) -> io::Result<Signals> {
         let mut caught = SigSet::empty();
-        for number in Signal::CAUGHT {
-            caught.add(nix::sys::signal::Signal::try_from(number)?);
+        for signal in signals {
+            caught.add(nix::sys::signal::Signal::try_from(signal.0)?);
         }
         let mut before = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&caught), Some(&mut before))?;

@@ -100,9 +100,21 @@ impl Mount {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// The daemon's process.
-    pub fn pid(&self) -> u32 {
+    /// The process that keeps the mount.
+    pub fn keeper(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process that serves it now.
+    pub fn pid(&self) -> u32 {
+        self.server().unwrap_or_else(|| panic!("nobody serves:\n{}", self.log()))
+    }
+
+    /// The process that serves it now, if there is one.
+    pub fn server(&self) -> Option<u32> {
+        let keeper = self.keeper();
+        let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
     }
 
     /// Runs a `leasefs` command and returns its exit status and all that it printed.

@@ -1,15 +1,16 @@
 //! A mount without a kernel whose control socket is served: what commands are told.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use leasefs::control::protocol::{Ask, Needs, RefreshedFile, Reply, RevokeReport, StatusReport};
-use leasefs::control::{AskError, Client, ControlDirectory, LockStore, Lore, MountInfo, ServiceHandler};
+use leasefs::control::{
+    AskError, Client, ControlDirectory, Farewell, LockStore, Lore, MountInfo, ServiceHandler, Successor,
+};
 use leasefs::core::effect::ReadRequest;
 use leasefs::core::name::IdentityId;
 use leasefs::core::time::UnixTime;
 use tempfile::TempDir;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::conversation::World;
@@ -22,8 +23,8 @@ pub const MOUNT_POINT: &str = "/run/leasefs/a mount-point";
 pub struct Served {
     /// The engine, the driver and the Vault.
     pub world: World,
-    /// Notified when the daemon is asked to end.
-    pub stop: Arc<Notify>,
+    /// Gets how the daemon is asked to end.
+    pub ends: tokio::sync::mpsc::UnboundedReceiver<Farewell>,
     /// Holds the socket and the locks.
     pub directory: TempDir,
     /// The listener.
@@ -35,7 +36,7 @@ impl Served {
     pub fn start(config: &str, vault: FakeVault) -> Served {
         let world = World::start(config, vault);
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let stop = Arc::new(Notify::new());
+        let (tell, ends) = tokio::sync::mpsc::unbounded_channel();
         let info = MountInfo {
             mount_point: PathBuf::from(MOUNT_POINT),
             config: PathBuf::from("/etc/leasefs/agent.toml"),
@@ -47,10 +48,11 @@ impl Served {
         };
         let locks = Mutex::new(lock_store(&directory));
         let lore = Box::new(Ignorant);
-        let handler = ServiceHandler { service: world.service(), info, lore, locks, stop: Arc::clone(&stop) };
+        let (service, successor) = (world.service(), Successor::Comes);
+        let handler = ServiceHandler { service, info, lore, locks, ends: tell, successor };
         let listener = control_directory(&directory).listen(Path::new(MOUNT_POINT)).expect("a socket");
         let serving = tokio::spawn(listener.serve(handler));
-        Served { world, stop, directory, serving }
+        Served { world, ends, directory, serving }
     }
 
     /// Asks as a command does.

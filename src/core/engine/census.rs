@@ -1,9 +1,11 @@
 //! How much an engine holds, counted: what must not grow without end.
 
+use crate::core::effect::Minting;
 use crate::core::engine::Engine;
 use crate::core::engine::wakes::WakeKey;
+use crate::core::identity::{Identity, LoginState};
 use crate::core::name::SourceId;
-use crate::core::source::Body;
+use crate::core::source::{Body, Fetch};
 
 /// How many things an engine holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,13 @@ impl<B: Body> Engine<B> {
     /// How many wakes are pending for a source.
     pub fn wakes_for(&self, id: SourceId) -> usize {
         self.wakes.count(&WakeKey::Source(id))
+    }
+
+    /// Whether nothing is on its way that makes something: a login, or a read that may mint.
+    pub fn is_calm(&self) -> bool {
+        let mints = |fetch| matches!(fetch, Fetch::InFlight { minting: Minting::Allowed, .. });
+        let logs_in = |identity: &Identity| matches!(identity.login, LoginState::InFlight(_));
+        !self.sources.values().any(|source| mints(source.fetch)) && !self.identities.iter().any(logs_in)
     }
 
     /// Counts what is held.

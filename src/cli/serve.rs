@@ -1,0 +1,67 @@
+//! `leasefs serve`: what `leasefs mount` starts to serve its mount, and starts again when it has died.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::exit::{CommandError, Exit, of_daemon};
+use crate::daemon::{self, ServerPapers};
+use crate::keeper::Program;
+
+/// Serves a mount that another process holds; for `leasefs mount` alone.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Logs to where a daemon in the background does
+    #[arg(long)]
+    pub background: bool,
+    /// The number of the descriptor of the FUSE device
+    #[arg(long, value_name = "NUMBER")]
+    pub device: RawFd,
+    /// The same of what is written down of the mount
+    #[arg(long, value_name = "NUMBER")]
+    pub record: RawFd,
+    /// The same of the sealed state
+    #[arg(long, value_name = "NUMBER")]
+    pub state: Option<RawFd>,
+    /// The same of the link to the keeper
+    #[arg(long, value_name = "NUMBER")]
+    pub keeper: Option<RawFd>,
+}
+
+/// Where a server logs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Log {
+    /// Standard error, at a level.
+    StandardError,
+    /// Wherever a daemon in the background does.
+    Background,
+}
+
+/// How this binary is started as a server.
+///
+/// # Errors
+/// [`CommandError::Runtime`]: it can't be found.
+pub(super) fn program(log: Log, level: &str) -> Result<Program, CommandError> {
+    let path: PathBuf = std::env::current_exe().map_err(CommandError::Runtime)?;
+    let mut arguments: Vec<OsString> = vec!["--log-level".into(), level.into(), "serve".into()];
+    if log == Log::Background {
+        arguments.push("--background".into());
+    }
+    Ok(Program { path, arguments })
+}
+
+/// Serves until it is told to end.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn run(args: &ServeArgs) -> Result<Exit, CommandError> {
+    let ServeArgs { device, record, state, keeper, .. } = *args;
+    let papers = ServerPapers { device, record, state, keeper };
+    match daemon::serve(papers, |error| of_daemon(error) as u8) {
+        // The keeper has printed it.
+        Err(error) if keeper.is_some() => Ok(of_daemon(&error)),
+        result => Ok(result.map(|()| Exit::Ok)?),
+    }
+}

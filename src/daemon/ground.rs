@@ -1,0 +1,229 @@
+//! What is served: everything that was checked before, and the course from the first answer to the last.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+
+use crate::config::plan::MountPlan;
+use crate::control::{Farewell, Listener, LockStore, MountInfo, ServiceHandler, Successor};
+use crate::core::engine::Engine;
+use crate::core::locks::Locks;
+use crate::core::time::UnixTime;
+use crate::daemon::herald::Herald;
+use crate::daemon::lore::PlanLore;
+use crate::daemon::stand::{Served, Stand};
+use crate::daemon::{DaemonError, driver_settings, layout, reload, system};
+use crate::driver::clock::SystemClock;
+use crate::driver::{Driver, Service, Unrevoked};
+use crate::fuse::adapter::{Adapter, Wiring};
+use crate::fuse::mount_point::MountPoint;
+use crate::fuse::session::MountOptions;
+use crate::keeper::Word;
+use crate::secret::SecretBytes;
+use crate::sys::{self, BootTimer};
+use crate::vault::client::Client;
+
+/// For how long leases and tokens are given back at the end.
+const REVOCATION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// For how long a server that hands over waits for a moment in which nothing is being minted.
+const CALM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it looks.
+const CALM_LOOK: Duration = Duration::from_millis(2);
+
+/// All that is checked before anything is served.
+pub(super) struct Ground {
+    plan: MountPlan,
+    /// What `leasefs status` calls the configuration.
+    config: PathBuf,
+    stand: Stand,
+    client: Client,
+    engine: Engine<SecretBytes>,
+    mounted: UnixTime,
+    losses: Vec<String>,
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Everything is given back.
+    GivenBack,
+    /// A successor goes on.
+    HandedOver,
+}
+
+/// What makes a server end, or log in anew.
+pub(super) struct Calls<T> {
+    /// Ends it; says who wants that.
+    pub told: T,
+    /// With each one every identity logs in anew.
+    pub hangup: Option<Signal>,
+}
+
+impl Ground {
+    /// For a mount of one's own.
+    pub(super) fn check(
+        plan: MountPlan,
+        config: PathBuf,
+        source: &str,
+        mount_point: &Path,
+        allow_other: bool,
+        losses: Vec<String>,
+    ) -> Result<Ground, DaemonError> {
+        let point = MountPoint::take(mount_point)?;
+        let (uid, gid) = sys::effective_ids();
+        let options = MountOptions { uid, gid, allow_other };
+        let stand = Stand::New { point, source: source.to_owned(), options };
+        Ground::new(plan, config, stand, sys::unix_time(), losses)
+    }
+
+    /// For any mount. `mounted` is when that was, or will have been.
+    pub(super) fn new(
+        plan: MountPlan,
+        config: PathBuf,
+        stand: Stand,
+        mounted: UnixTime,
+        losses: Vec<String>,
+    ) -> Result<Ground, DaemonError> {
+        let client = Client::new(&plan.vault, &plan.identities)?;
+        let engine = Engine::new(layout(&plan, mounted))?;
+        Ok(Ground { plan, config, stand, client, engine, mounted, losses })
+    }
+
+    /// Where it is, or will be.
+    pub(super) fn path(&self) -> &Path {
+        self.stand.path()
+    }
+
+    /// Serves until it is told that it is over, or somebody takes the mount away; then gives everything back,
+    /// unless a successor comes. `announce` runs from the moment on that the tree answers.
+    pub(super) async fn serve<A: Future<Output = ()> + Send + 'static>(
+        self,
+        listener: Option<Listener>,
+        locks: LockStore,
+        calls: Calls<impl Future<Output = &'static str>>,
+        herald: Arc<Herald>,
+        announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
+    ) -> Result<Ended, DaemonError> {
+        let Ground { plan, config, stand, client, mut engine, mounted, mut losses } = self;
+        let Calls { told, mut hangup } = calls;
+        engine.restore_locks(locks.load()?);
+        report_locks(engine.locks());
+        let (service, inbox) = Service::new(engine, SystemClock);
+        let wiring = Arc::new(Wiring::default());
+        let (tell_end, mut session_end) = mpsc::unbounded_channel();
+        let adapter = Adapter::new(service.clone(), Arc::clone(&wiring));
+        let served = stand.serve(adapter, plan.mount.threads, move |end| {
+            // Nobody listens any more when the end was asked for.
+            let _ = tell_end.send(end);
+        })?;
+        let (notices, notifier) = served.notices().map_err(system("no thread could be started"))?;
+        wiring.connect(notices.clone());
+        losses.extend(wiring.missing().iter().map(|feature| format!("this kernel lacks {feature}")));
+        let timer = BootTimer::new().map_err(system("no timer could be made"))?;
+        let lore = Box::new(PlanLore::new(&plan, client.clone()));
+        let driver = Driver::new(service.clone(), inbox, timer, client, notices, driver_settings(&plan));
+        let driving = tokio::spawn(driver.run());
+        let (ends, mut asked) = mpsc::unbounded_channel();
+        let successor = match &served {
+            Served::Kept { .. } => Successor::Comes,
+            Served::Own(_) => Successor::None,
+        };
+        let handler = ServiceHandler {
+            service: service.clone(),
+            info: mount_info(&plan, config, served.path(), mounted, losses),
+            lore,
+            locks: tokio::sync::Mutex::new(locks),
+            ends,
+            successor,
+        };
+        let answering = listener.map(|listener| tokio::spawn(listener.serve(handler)));
+        herald.say(&Word::Serves);
+        let announcing = tokio::spawn(announce(service.clone(), served.path()));
+        let terminal = reload::Terminal::find();
+        tokio::pin!(told);
+        let end = loop {
+            tokio::select! {
+                who = &mut told => { tracing::info!("stopping: {who}"); break None }
+                Some(farewell) = asked.recv() => match farewell {
+                    Farewell::Nothing => {
+                        tracing::info!("stopping: asked by `leasefs unmount`");
+                        break None;
+                    }
+                    Farewell::Everything => {
+                        hand_over(&service, &herald).await;
+                        return Ok(Ended::HandedOver);
+                    }
+                },
+                end = session_end.recv() => break end,
+                () = reload::hung_up(&mut hangup) => {
+                    if terminal.is_gone() {
+                        tracing::info!("stopping: the terminal was closed");
+                        break None;
+                    }
+                    let reload = reload::log_in_anew(service.clone(), announcing.abort_handle(), Arc::clone(&herald));
+                    tokio::spawn(reload);
+                }
+            }
+        };
+        announcing.abort();
+        herald.notify(&[sd_notify::NotifyState::Stopping]);
+        let unrevoked = service.stop(REVOCATION_PATIENCE).await;
+        let result = served.take_away(end, &herald).await;
+        // The driver has ended with the stop; the thread that notifies ends with its last sender.
+        let _ = driving.await;
+        drop(notifier);
+        if let Some(answering) = answering {
+            answering.abort();
+        }
+        report_end(&unrevoked);
+        result.map(|()| Ended::GivenBack)
+    }
+}
+
+/// Waits for a moment in which nothing is being minted, so that nothing is lost, and says that the server ends.
+async fn hand_over(service: &Service<SystemClock>, herald: &Herald) {
+    tracing::info!("the next server takes over");
+    let deadline = tokio::time::Instant::now() + CALM_PATIENCE;
+    while tokio::time::Instant::now() < deadline && !service.look(|engine, _| engine.is_calm()) {
+        tokio::time::sleep(CALM_LOOK).await;
+    }
+    herald.say(&Word::HandOver);
+}
+
+fn mount_info(
+    plan: &MountPlan,
+    config: PathBuf,
+    mount_point: PathBuf,
+    started: UnixTime,
+    losses: Vec<String>,
+) -> MountInfo {
+    MountInfo {
+        mount_point,
+        config,
+        identities: plan.identities.iter().map(|identity| identity.name.clone()).collect(),
+        addresses: plan.vault.addresses.clone(),
+        losses,
+        started,
+        pid: std::process::id(),
+    }
+}
+
+fn report_end(unrevoked: &[Unrevoked]) {
+    if unrevoked.is_empty() {
+        tracing::info!("all leases were given back");
+    } else {
+        tracing::warn!(count = unrevoked.len(), "leases live on in Vault; each one is named above");
+    }
+}
+
+fn report_locks(locks: &Locks) {
+    for (scope, lock) in locks.iter() {
+        let name = if scope.as_str().is_empty() { "everything" } else { scope.as_str() };
+        tracing::warn!(name, reason = lock.reason, uid = lock.uid, since = %lock.since, "is locked");
+    }
+}

@@ -1,0 +1,55 @@
+//! Who is told how the mount stands: systemd, the keeper, or nobody.
+
+use std::sync::{Mutex, PoisonError};
+
+use sd_notify::NotifyState;
+
+use crate::keeper::Word;
+use crate::link::ServerEnd;
+
+/// Tells whoever has started this process how it stands.
+#[derive(Debug)]
+pub(super) struct Herald {
+    keeper: Option<Mutex<ServerEnd<Word>>>,
+}
+
+impl Herald {
+    /// Tells systemd, if `$NOTIFY_SOCKET` says so.
+    pub(super) fn to_systemd() -> Herald {
+        Herald { keeper: None }
+    }
+
+    /// Tells a keeper, which tells systemd.
+    pub(super) fn to_keeper(link: ServerEnd<Word>) -> Herald {
+        Herald { keeper: Some(Mutex::new(link)) }
+    }
+
+    /// For systemd (sd_notify(3)).
+    pub(super) fn notify(&self, states: &[NotifyState<'_>]) {
+        if self.keeper.is_some() {
+            let state: String = states.iter().map(|state| format!("{state}\n")).collect();
+            self.say(&Word::Notify { state });
+        } else {
+            notify_systemd(states);
+        }
+    }
+
+    /// For a keeper.
+    pub(super) fn say(&self, word: &Word) {
+        if let Some(keeper) = &self.keeper {
+            keeper.lock().unwrap_or_else(PoisonError::into_inner).say(word);
+        }
+    }
+
+    /// Whether there is a keeper.
+    pub(super) fn has_keeper(&self) -> bool {
+        self.keeper.is_some()
+    }
+}
+
+/// Tells systemd itself.
+pub(super) fn notify_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}

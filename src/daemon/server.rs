@@ -1,0 +1,119 @@
+//! A server: takes up a mount that another process holds, with what its predecessor has left.
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{self, Environment};
+use crate::control::{self, LockStore};
+use crate::daemon::ground::{Calls, Ground};
+use crate::daemon::herald::Herald;
+use crate::daemon::record::Record;
+use crate::daemon::stand::Stand;
+use crate::daemon::{DaemonError, command, end_on_panic, locked_in_part, readiness, runtime, system};
+use crate::fuse::kept::Unanswered;
+use crate::keeper::Word;
+use crate::link::ServerEnd;
+use crate::sys::descriptors::inherited;
+use crate::sys::{self, MemoryLock};
+
+/// The numbers of the descriptors that a server was started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerPapers {
+    /// The device.
+    pub device: RawFd,
+    /// What is written down of the mount.
+    pub record: RawFd,
+    /// The sealed state.
+    pub state: Option<RawFd>,
+    /// The link to the keeper, if there is one.
+    pub keeper: Option<RawFd>,
+}
+
+/// What a server was started with.
+struct Inheritance {
+    device: OwnedFd,
+    record: Record,
+    keeper: Option<ServerEnd<Word>>,
+}
+
+impl Inheritance {
+    fn take(papers: ServerPapers) -> Result<Inheritance, DaemonError> {
+        let take = |number| inherited(number).map_err(system("a descriptor is missing"));
+        let keeper = papers.keeper.map(take).transpose()?.map(ServerEnd::from);
+        let record = Record::read(take(papers.record)?)
+            .map_err(|error: io::Error| DaemonError::Record { why: error.kind() })?;
+        Ok(Inheritance { device: take(papers.device)?, record, keeper })
+    }
+}
+
+/// Serves until a signal, an unmount or an operator ends it, or a successor is to take over. What keeps it from
+/// serving the keeper prints and ends with, by the exit code that `code` gives it.
+///
+/// # Errors
+/// [`DaemonError`].
+pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<(), DaemonError> {
+    end_on_panic();
+    sys::forbid_core_dumps().map_err(system("core dumps can't be forbidden"))?;
+    let Inheritance { device, record, keeper } = Inheritance::take(papers)?;
+    let last_words = keeper.as_ref().map(ServerEnd::again).transpose().map_err(system("no keeper"))?;
+    let result = serve_kept(device, record, keeper);
+    if let (Err(error), Some(mut keeper)) = (&result, last_words) {
+        keeper.say(&Word::Failed { code: code(error), message: error.to_string() });
+    }
+    result
+}
+
+fn serve_kept(device: OwnedFd, record: Record, keeper: Option<ServerEnd<Word>>) -> Result<(), DaemonError> {
+    let plan = config::load(&record.config, &Environment::from_process())?;
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut losses = Vec::new();
+    if let MemoryLock::SecretPagesOnly { reason } = sys::lock_memory() {
+        tracing::warn!(reason, "only the pages of secrets are locked in memory");
+        losses.push(locked_in_part(&reason));
+    }
+    let Record { seat, config, mounted, .. } = record;
+    let stand = Stand::Kept { seat, device, unanswered: Unanswered::Resent };
+    let ground = Ground::new(plan, config, stand, mounted, losses)?;
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
+        let hangup = Some(signal(SignalKind::hangup()).map_err(system("signals can't be caught"))?);
+        let (herald, gone) = match keeper {
+            Some(keeper) => {
+                let gone =
+                    keeper.again().and_then(|keeper| keeper.into_stream()).map_err(system("no keeper"))?;
+                (Herald::to_keeper(keeper), Some(gone))
+            }
+            None => (Herald::to_systemd(), None),
+        };
+        let told = async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                () = is_gone(gone) => "the keeper of the mount has died",
+            }
+        };
+        let herald = Arc::new(herald);
+        let listener = control::listen(ground.path())?;
+        let locks = LockStore::usual(ground.path());
+        let announce = {
+            let herald = Arc::clone(&herald);
+            |service, mount_point| readiness::announce(service, mount_point, herald)
+        };
+        ground.serve(Some(listener), locks, Calls { told, hangup }, herald, announce).await
+    })?;
+    Ok(())
+}
+
+/// Returns when a keeper is gone.
+async fn is_gone(keeper: Option<std::os::unix::net::UnixStream>) {
+    match keeper.and_then(|keeper| tokio::net::UnixStream::from_std(keeper).ok()) {
+        Some(keeper) => command::is_over(&keeper).await,
+        None => std::future::pending().await,
+    }
+}
