@@ -176,3 +176,149 @@ impl Drop for InHand<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::secret_memory::create_ordinary;
+
+    /// The process with these handlers at work ends, and the next one takes stock.
+    fn end_with(memory: &OwnedFd, in_hand: &[u64]) -> Arc<Requests> {
+        let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
+        for unique in in_hand {
+            std::mem::forget(requests.begin(*unique));
+        }
+        drop(requests);
+        let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
+        requests.take_stock();
+        requests
+    }
+
+    fn counts(requests: &Requests, uniques: &[u64]) -> Vec<u32> {
+        uniques.iter().map(|unique| requests.crashes(*unique)).collect()
+    }
+
+    #[test]
+    fn the_highest_number_is_known_to_the_successor() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
+        assert_eq!(requests.highest(), 0);
+        for unique in [4, 900, 6 | RESENT, 0] {
+            drop(requests.begin(unique));
+        }
+        drop(requests);
+        assert_eq!(end_with(&memory, &[]).highest(), 900);
+    }
+
+    #[test]
+    fn what_was_in_hand_is_counted_at_each_end() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        assert_eq!(counts(&end_with(&memory, &[2, 4]), &[2, 4, 6, 0]), [1, 1, 0, 0]);
+        // Sent again, with the kernel's mark.
+        assert_eq!(counts(&end_with(&memory, &[4 | RESENT, 6]), &[2, 4, 6]), [1, 2, 1]);
+        assert_eq!(end_with(&memory, &[4]).crashes(4 | RESENT), 3);
+    }
+
+    #[test]
+    fn a_handler_that_gets_to_its_end_ends_the_count() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        let requests = end_with(&memory, &[2, 4]);
+        drop(requests.begin(4 | RESENT));
+        assert_eq!(counts(&requests, &[2, 4]), [1, 0]);
+        drop(requests);
+        assert_eq!(counts(&end_with(&memory, &[2, 4]), &[2, 4]), [2, 1]);
+    }
+
+    #[test]
+    fn an_end_before_any_handler_changes_nothing() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        assert_eq!(end_with(&memory, &[2]).crashes(2), 1);
+        assert_eq!(end_with(&memory, &[]).crashes(2), 1);
+        assert_eq!(end_with(&memory, &[2]).crashes(2), 2);
+    }
+
+    #[test]
+    fn an_end_while_stock_is_taken_counts_nothing_twice() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        drop(end_with(&memory, &[2]));
+        let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
+        std::mem::forget(requests.begin(2));
+        let run = requests.word(RUN).load(Ordering::Acquire);
+        requests.take_stock();
+        // As if the last store had not been made.
+        requests.word(RUN).store(run, Ordering::Release);
+        requests.take_stock();
+        assert_eq!(requests.crashes(2), 2);
+    }
+
+    #[test]
+    fn a_panic_in_a_handler_is_no_end_of_it() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
+        let panicked = std::thread::scope(|scope| {
+            let handler = scope.spawn(|| {
+                let _in_hand = requests.begin(2);
+                std::panic::resume_unwind(Box::new("what ends the process"));
+            });
+            handler.join().is_err()
+        });
+        assert!(panicked);
+        drop(requests);
+        assert_eq!(end_with(&memory, &[]).crashes(2), 1);
+    }
+
+    #[test]
+    fn more_handlers_than_slots_are_harmless() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        let all: Vec<u64> = (1..=100).map(|number| number * 2).collect();
+        let requests = end_with(&memory, &all);
+        let counted = counts(&requests, &all);
+        assert_eq!(counted.iter().filter(|count| **count == 1).count(), SLOTS);
+        assert_eq!(requests.highest(), 200);
+        let in_hand: Vec<InHand<'_>> = all.iter().map(|unique| requests.begin(*unique)).collect();
+        drop(in_hand);
+        assert!(counts(&requests, &all).iter().all(|count| *count == 0));
+        drop(requests);
+        let requests = end_with(&memory, &[]);
+        assert!(counts(&requests, &all).iter().all(|count| *count == 0), "all slots are free");
+    }
+
+    #[test]
+    fn threads_never_share_a_slot() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let requests = &requests;
+                scope.spawn(move || {
+                    for round in 0..2_000 {
+                        let held: [InHand<'_>; 12] = std::array::from_fn(|nth| {
+                            requests.begin(2 * (1 + thread + 8 * (round * 12 + nth as u64)))
+                        });
+                        assert!(held.iter().flat_map(|held| held.slot).all(|slot| {
+                            let unique = slot.load(Ordering::Acquire);
+                            (unique / 2 - 1) % 8 == thread
+                        }));
+                    }
+                });
+            }
+        });
+        assert_eq!(requests.highest(), 2 * 8 * 2_000 * 12);
+        let bank = requests.bank();
+        assert!((bank..bank + SLOTS).all(|slot| requests.word(slot).load(Ordering::Acquire) == 0));
+    }
+
+    #[test]
+    fn another_version_is_refused_and_can_be_formatted() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        let requests = end_with(&memory, &[2]);
+        requests.word(MARK).store(mark(7), Ordering::Release);
+        drop(requests);
+        let error = Requests::open(memory.try_clone().unwrap()).err();
+        assert_eq!(error, Some(SealedError::Version { found: 7 }));
+        let requests = Requests::format(memory.try_clone().unwrap()).unwrap();
+        assert_eq!((requests.highest(), requests.crashes(2)), (0, 0));
+        drop(requests);
+        drop(end_with(&memory, &[]));
+    }
+}

@@ -222,7 +222,7 @@ fn history(rng: &mut Rng, commits: usize) -> Vec<Vec<Step>> {
 
 #[test]
 fn killed_after_any_store_it_holds_a_whole_commit_and_no_dead_secret() {
-    let history = history(&mut Rng::with_seed(4), 30);
+    let history = history(&mut Rng::with_seed(4), 20);
     let mut states = vec![Entries::new()];
     for batch in &history {
         let memory = create_ordinary(LEAST).unwrap();
@@ -366,6 +366,18 @@ fn replaced_and_removed_secrets_are_in_secret_memory_no_more() {
     drop(sealed);
     drop(Sealed::format(again(&memory)).unwrap());
     assert_eq!(in_memory(), 0);
+}
+
+#[test]
+fn requests_outlive_the_state() {
+    let memory = create(LEAST).unwrap();
+    let sealed = reopened(&memory);
+    let requests = sealed.requests();
+    std::mem::forget(requests.begin(20));
+    drop((sealed, requests));
+    let requests = Sealed::format(again(&memory)).unwrap().requests();
+    requests.take_stock();
+    assert_eq!((requests.highest(), requests.crashes(20)), (20, 1));
 }
 
 #[test]
