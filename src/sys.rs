@@ -8,13 +8,14 @@
 //! *no unlocking under `mlockall`*: once all pages are locked, no page is unlocked singly.
 #![expect(
     unsafe_code,
-    reason = "memory locking, the page size, timers in tokio and fork have no safe wrapper that does what is \
-              needed"
+    reason = "memory locking and mapping, the page size, timers in tokio and fork have no safe wrapper that does \
+              what is needed"
 )]
 
 pub mod descriptors;
 pub mod namespace;
 pub mod process;
+pub mod secret_memory;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

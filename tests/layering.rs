@@ -7,11 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part of the crate may use of the others, beside itself.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("main", &["cli"]),
     (
         "cli",
-        &["config", "control", "core", "daemon", "fuse", "link", "render", "run", "secret", "sys", "vault"],
+        &[
+            "config", "control", "core", "daemon", "fuse", "keeper", "link", "render", "run", "secret",
+            "sys", "vault",
+        ],
     ),
     ("config", &["core"]),
     ("control", &["config", "core", "driver", "sys"]),
@@ -23,12 +26,13 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "sys", "vault",
         ],
     ),
-    ("driver", &["config", "core", "render", "secret", "sys", "vault"]),
-    ("fuse", &["core", "driver", "sys"]),
+    ("driver", &["config", "core", "render", "sealed", "secret", "sys", "vault"]),
+    ("fuse", &["core", "driver", "sealed", "sys"]),
     ("keeper", &["fuse", "link", "sys"]),
     ("link", &[]),
     ("render", &["config", "secret"]),
     ("run", &["core", "link", "sys"]),
+    ("sealed", &["sys"]),
     ("secret", &["sys"]),
     ("sys", &["core"]),
     ("vault", &["config", "core", "secret", "sys"]),
