@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
-use crate::config::plan::{Format, MountPlan};
+use crate::config::plan::{Format, IdentityPlan, MountPlan, VaultPlan};
 use crate::config::{self, Complaints, Environment};
 use crate::control::{self, ControlError, Listener, LockStore, LockStoreError, MountInfo, ServiceHandler};
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
@@ -381,9 +381,10 @@ fn mount_info(plan: &MountPlan, config: PathBuf, mount_point: &Path, losses: Vec
 /// What the engine shows of a plan.
 pub fn layout(plan: &MountPlan) -> Layout {
     Layout {
-        identities: plan.identities.len(),
+        identities: plan.identities.iter().map(|identity| identity_label(plan, identity)).collect(),
         sources: plan.sources.clone(),
         files: plan.files.iter().map(|file| file.spec.clone()).collect(),
+        renderings: plan.files.iter().map(|file| format!("{:?}", file.format)).collect(),
         field_dirs: plan.field_dirs.clone(),
         trees: plan.trees.clone(),
         directory: plan.directory,
@@ -397,6 +398,12 @@ pub fn layout(plan: &MountPlan) -> Layout {
             mounted: sys::unix_time(),
         },
     }
+}
+
+/// All of an identity's configuration that decides who it logs in as. No secret: those have no place there.
+fn identity_label(plan: &MountPlan, identity: &IdentityPlan) -> String {
+    let VaultPlan { addresses, namespace, .. } = &plan.vault;
+    format!("{identity:?} in {namespace:?} of {addresses:?}")
 }
 
 /// What the driver does of a plan.

@@ -4,9 +4,11 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// An instant of CLOCK_BOOTTIME: nanoseconds since the machine started, suspend included
 /// (clock_gettime(2)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootTime(pub u64);
 
 impl BootTime {
@@ -36,7 +38,7 @@ impl Sub<Duration> for BootTime {
 }
 
 /// A wall-clock instant, for people and for `stat`: never compared with [`BootTime`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UnixTime {
     /// Seconds since 1970-01-01T00:00:00Z.
     pub seconds: i64,
