@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 
-use crate::config::plan::{Format, MountPlan};
+use crate::config::plan::{Format, IdentityPlan, MountPlan, VaultPlan};
 use crate::config::{self, Complaints, Environment};
 use crate::control::{ControlError, LockStoreError};
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
@@ -198,9 +198,10 @@ fn make_mount_point(path: &Path) -> Result<(), DaemonError> {
 /// What the engine shows of a plan.
 pub fn layout(plan: &MountPlan, mounted: UnixTime) -> Layout {
     Layout {
-        identities: plan.identities.len(),
+        identities: plan.identities.iter().map(|identity| identity_label(plan, identity)).collect(),
         sources: plan.sources.clone(),
         files: plan.files.iter().map(|file| file.spec.clone()).collect(),
+        renderings: plan.files.iter().map(|file| format!("{:?}", file.format)).collect(),
         field_dirs: plan.field_dirs.clone(),
         trees: plan.trees.clone(),
         directory: plan.directory,
@@ -214,6 +215,12 @@ pub fn layout(plan: &MountPlan, mounted: UnixTime) -> Layout {
             mounted,
         },
     }
+}
+
+/// All of an identity's configuration that decides who it logs in as. No secret: those have no place there.
+fn identity_label(plan: &MountPlan, identity: &IdentityPlan) -> String {
+    let VaultPlan { addresses, namespace, .. } = &plan.vault;
+    format!("{identity:?} in {namespace:?} of {addresses:?}")
 }
 
 /// What the driver does of a plan.

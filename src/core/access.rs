@@ -44,6 +44,8 @@ pub struct Caller {
     pub groups: Groups,
     /// Thread id in the pid namespace of the mounter; 0 if invisible there.
     pub thread: u32,
+    /// The kernel's number of the request, the same if it is sent again; 0 if unknown.
+    pub request: u64,
 }
 
 /// May the caller read?
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     fn caller(uid: u32, gid: u32, groups: Groups) -> Caller {
-        Caller { uid, gid, groups, thread: 1 }
+        Caller { uid, gid, groups, thread: 1, request: 0 }
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::time::{BootTime, scaled};
 
 /// Lets at most two mints through in a row, then one per interval.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
+    #[serde(with = "bits")]
     left: f64,
     filled: BootTime,
 }
@@ -16,6 +19,16 @@ impl Bucket {
 
     /// A full one.
     pub const FULL: Bucket = Bucket { left: Bucket::CAPACITY, filled: BootTime(0) };
+
+    /// A full one, for what was written before there was a bucket.
+    pub(crate) fn full() -> Bucket {
+        Bucket::FULL
+    }
+
+    /// Whether nothing was ever taken out.
+    pub(crate) fn is_full(&self) -> bool {
+        *self == Bucket::FULL
+    }
 
     /// Takes one out, with one more flowing in per `interval`.
     ///
@@ -37,6 +50,21 @@ impl Bucket {
     /// Puts one back that was taken out and not used.
     pub fn put_back(&mut self) {
         self.left = (self.left + 1.0).min(Bucket::CAPACITY);
+    }
+}
+
+/// A number written as its bits, so that it is read back as it was: JSON parsers round.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
+        number.to_bits().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        // Anything else than a number of mints, and the bucket counts as empty.
+        let number = f64::from_bits(u64::deserialize(from)?);
+        Ok(if number.is_finite() { number.clamp(0.0, super::Bucket::CAPACITY) } else { 0.0 })
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::access::Rule;
 use crate::core::error::{Failure, FsError};
 use crate::core::name::{
@@ -11,7 +13,7 @@ use crate::core::name::{
 use crate::core::time::{BootTime, UnixTime};
 
 /// Which engine serves a path, as far as the configuration says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum EngineHint {
     /// Ask Vault.
     #[default]
@@ -25,13 +27,15 @@ pub enum EngineHint {
 }
 
 /// One read of Vault, complete but for the identity.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReadRequest {
     /// The logical path, as the user wrote it.
     pub path: VaultPath,
     /// Parameters; present (even empty) they make it a write request (POST). Values are JSON texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<BTreeMap<String, String>>,
     /// A pinned version of a KV v2 secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
     /// Which engine it is.
     pub engine: EngineHint,
@@ -58,7 +62,7 @@ pub enum Urgency {
 }
 
 /// With which token a request is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Credential {
     /// Whose it is.
     pub identity: IdentityId,
@@ -276,6 +280,45 @@ pub enum Report {
         /// Whose.
         identity: IdentityId,
     },
+    /// A predecessor was ended while it read this: a credential may have been made that nobody knows. It dies
+    /// with its token.
+    PossiblyLost {
+        /// What was read.
+        path: VaultPath,
+        /// When the token counts as over, if nothing extends it.
+        end: BootTime,
+    },
+    /// A generation of a predecessor is not shown any more, because the configuration has changed.
+    Dropped {
+        /// What was read.
+        path: VaultPath,
+        /// Its lease, which is given back.
+        lease: Option<LeaseId>,
+        /// What has changed.
+        why: Change,
+    },
+    /// A predecessor's identity is not in the configuration any more, or logs in in another way.
+    IdentityGone {
+        /// Its label.
+        label: String,
+        /// How many tokens of it live.
+        tokens: usize,
+    },
+}
+
+/// What a new configuration says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing shows this source any more.
+    SourceGone,
+    /// It is read with another identity, or its identity logs in in another way.
+    IdentityGone,
+    /// One of its files is gone.
+    FileGone,
+    /// One of its files shows it in another way.
+    Rendering,
+    /// It has a file that the generation has no bytes for.
+    FileAdded,
 }
 
 /// Why a generation ended.

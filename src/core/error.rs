@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why a file operation fails. Each variant is one situation of DESIGN.md section 3.
@@ -12,6 +13,10 @@ pub enum FsError {
     /// The name is not in the tree.
     #[error("the name is not in the tree")]
     NoSuchName,
+    /// What the directory holds is not known yet, though the kernel was told it once. It looks at the directory
+    /// again then, which waits until Vault has told, and asks once more.
+    #[error("what the directory holds is not known yet")]
+    ContentsUnknown,
     /// The secret, its version or its field does not exist in Vault, or was deleted there.
     #[error("the secret or its field does not exist in Vault")]
     NoSuchSecret,
@@ -63,7 +68,7 @@ pub enum FsError {
 }
 
 /// What came back from Vault instead of what was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
     /// 404, an unknown role, or a deleted version.
     NotFound,
@@ -176,13 +181,14 @@ impl Fault {
 }
 
 /// A fault and the sentence for `status`, the log and `user.leasefs.error`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind it is; decides what happens next.
     pub fault: Fault,
     /// One sentence for an operator: what happened and what to do. No secret, no token.
     pub reason: String,
     /// What `Retry-After` asked for.
+    #[serde(default)]
     pub retry_after: Option<Duration>,
 }
 

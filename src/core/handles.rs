@@ -1,10 +1,11 @@
 //! Open files and directories: what each one reads. Numbers are never used again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::core::name::{GenerationId, HandleId, Ino, SourceId};
 use crate::core::source::Piece;
+use crate::core::tracked::Changes;
 use crate::core::tree::Node;
 
 /// An open file.
@@ -20,6 +21,8 @@ pub struct OpenFile<B> {
     pub generation: GenerationId,
     /// The bytes, until the generation ends.
     pub body: Option<Arc<B>>,
+    /// The kernel's number of the OPEN; 0 if unknown.
+    pub request: u64,
 }
 
 /// An entry of an open directory.
@@ -42,6 +45,8 @@ pub struct OpenDirectory {
     pub parent: Ino,
     /// Its names.
     pub entries: Vec<DirectoryEntry>,
+    /// The kernel's number of the OPENDIR; 0 if unknown.
+    pub request: u64,
 }
 
 /// All that is open.
@@ -50,12 +55,32 @@ pub struct Handles<B> {
     files: HashMap<HandleId, OpenFile<B>>,
     directories: HashMap<HandleId, OpenDirectory>,
     next: u64,
+    /// Those of a predecessor, by the kernel's number of the request.
+    restored: BTreeMap<u64, OpenKind>,
+    changed_files: Changes<HandleId>,
+    changed_directories: Changes<HandleId>,
+}
+
+/// What is open, and under which number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenKind {
+    /// A file.
+    File(HandleId),
+    /// A directory.
+    Directory(HandleId),
 }
 
 impl<B> Handles<B> {
     /// Nothing is open.
     pub fn new() -> Handles<B> {
-        Handles { files: HashMap::new(), directories: HashMap::new(), next: 1 }
+        Handles {
+            files: HashMap::new(),
+            directories: HashMap::new(),
+            next: 1,
+            restored: BTreeMap::new(),
+            changed_files: Changes::new(),
+            changed_directories: Changes::new(),
+        }
     }
 
     fn number(&mut self) -> HandleId {
@@ -67,6 +92,7 @@ impl<B> Handles<B> {
     /// Opens a file.
     pub fn open(&mut self, file: OpenFile<B>) -> HandleId {
         let id = self.number();
+        self.changed_files.mark(id);
         self.files.insert(id, file);
         id
     }
@@ -74,6 +100,7 @@ impl<B> Handles<B> {
     /// Opens a directory.
     pub fn open_directory(&mut self, directory: OpenDirectory) -> HandleId {
         let id = self.number();
+        self.changed_directories.mark(id);
         self.directories.insert(id, directory);
         id
     }
@@ -90,19 +117,80 @@ impl<B> Handles<B> {
 
     /// Closes a file.
     pub fn close(&mut self, id: HandleId) -> Option<OpenFile<B>> {
-        self.files.remove(&id)
+        let file = self.files.remove(&id)?;
+        self.changed_files.mark(id);
+        self.restored.remove(&file.request);
+        Some(file)
     }
 
     /// Closes a directory.
     pub fn close_directory(&mut self, id: HandleId) {
-        self.directories.remove(&id);
+        if let Some(directory) = self.directories.remove(&id) {
+            self.changed_directories.mark(id);
+            self.restored.remove(&directory.request);
+        }
     }
 
-    /// Takes the bytes away from a handle whose generation has ended.
+    /// Takes the bytes away from a handle whose generation has ended. It is not written out: that the generation
+    /// is gone says as much.
     pub fn wipe(&mut self, id: HandleId) {
         if let Some(file) = self.files.get_mut(&id) {
             file.body = None;
         }
+    }
+
+    /// A handle of a predecessor, and the number that follows all that were ever used.
+    pub(crate) fn restore_file(&mut self, id: HandleId, file: OpenFile<B>) {
+        if file.request != 0 {
+            self.restored.insert(file.request, OpenKind::File(id));
+        }
+        self.restore_number(id.0.saturating_add(1));
+        self.files.insert(id, file);
+    }
+
+    /// As [`Handles::restore_file`], for a directory.
+    pub(crate) fn restore_directory(&mut self, id: HandleId, directory: OpenDirectory) {
+        if directory.request != 0 {
+            self.restored.insert(directory.request, OpenKind::Directory(id));
+        }
+        self.restore_number(id.0.saturating_add(1));
+        self.directories.insert(id, directory);
+    }
+
+    /// The next number is this one or a later one.
+    pub(crate) fn restore_number(&mut self, next: u64) {
+        self.next = self.next.max(next);
+    }
+
+    /// The number that the next handle gets.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    /// The handle of a predecessor that a request with this number opened.
+    pub(crate) fn take_restored(&mut self, request: u64) -> Option<OpenKind> {
+        self.restored.remove(&request)
+    }
+
+    /// From now on it is remembered what is opened and closed.
+    pub(crate) fn follow(&mut self) {
+        self.changed_files.follow(self.files.keys().copied());
+        self.changed_directories.follow(self.directories.keys().copied());
+    }
+
+    /// The files, and the directories, that were opened or closed since the last call.
+    pub(crate) fn take_changes(&mut self) -> (BTreeSet<HandleId>, BTreeSet<HandleId>) {
+        (self.changed_files.take(), self.changed_directories.take())
+    }
+
+    /// All open files, in no order.
+    pub fn files(&self) -> impl Iterator<Item = (HandleId, &OpenFile<B>)> {
+        self.files.iter().map(|(id, file)| (*id, file))
+    }
+
+    /// All open directories, in no order.
+    pub fn directories(&self) -> impl Iterator<Item = (HandleId, &OpenDirectory)> {
+        self.directories.iter().map(|(id, directory)| (*id, directory))
     }
 
     /// How many files are open.

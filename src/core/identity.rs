@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::effect::Credential;
 use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, Ino, RequestId, SourceId, TokenId};
@@ -28,20 +30,20 @@ pub struct TokenTerms {
 }
 
 /// What happens next to a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenNext {
     /// Nothing: it has no end, or nothing can be done about it.
     Nothing,
     /// Extend it then.
     Renew(BootTime),
     /// The extension is on its way.
-    Renewing(RequestId),
+    Renewing(#[serde(skip)] RequestId),
     /// It can't be extended: log in again then.
     Replace(BootTime),
 }
 
 /// One token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// Which one.
     pub id: TokenId,
@@ -91,12 +93,13 @@ impl Token {
 }
 
 /// The login of an identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LoginState {
     /// None is needed.
+    #[default]
     Idle,
     /// On its way.
-    InFlight(RequestId),
+    InFlight(#[serde(skip)] RequestId),
     /// It failed and is tried again then.
     Failed {
         /// Why.

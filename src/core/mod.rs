@@ -12,5 +12,7 @@ pub mod listing;
 pub mod locks;
 pub mod name;
 pub mod source;
+pub mod state;
 pub mod time;
+mod tracked;
 pub mod tree;

@@ -5,13 +5,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The longest name of one directory entry that Linux takes, in bytes (`NAME_MAX`, limits.h).
 pub const NAME_MAX: usize = 255;
 
 /// The number of a file or directory in the mount; derived from its path alone (see `core/tree.rs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ino(pub u64);
 
 impl Ino {
@@ -20,7 +21,7 @@ impl Ino {
 }
 
 /// An open file or directory; never used twice in the life of a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HandleId(pub u64);
 
 /// A caller that waits for Vault; its reply lies with the driver until the engine answers this number.
@@ -28,27 +29,27 @@ pub struct HandleId(pub u64);
 pub struct Ticket(pub u64);
 
 /// One source, that is one Vault read with one identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SourceId(pub u32);
 
 /// One result of a source; never used twice in the life of a mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GenerationId(pub u64);
 
 /// One request to Vault that the engine waits for; an answer to another number is late and is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
 /// One way to log in; an index into the identities of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IdentityId(pub u32);
 
 /// One token that an identity obtained or was given; the token itself never enters the core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TokenId(pub u64);
 
 /// A declared file; an index into the files of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FileId(pub u32);
 
 /// One `[tree]` of the configuration; an index.
@@ -56,7 +57,7 @@ pub struct FileId(pub u32);
 pub struct TreeId(pub u32);
 
 /// Vault's name of a lease. It is no secret: it is printed so that an operator can revoke it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseId(pub String);
 
 impl fmt::Display for LeaseId {
@@ -89,7 +90,8 @@ pub enum NameError {
 }
 
 /// The name of a file or directory in the mount, relative to its root, such as `db/password`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct FileName(String);
 
 impl FileName {
@@ -116,6 +118,14 @@ impl FileName {
     }
 }
 
+impl TryFrom<String> for FileName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<FileName, NameError> {
+        FileName::new(&text)
+    }
+}
+
 impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -124,7 +134,8 @@ impl fmt::Display for FileName {
 
 /// A logical path in Vault, as a user writes it: mount point first, no `/v1/` before it, such as
 /// `database/creds/agent`. A KV v2 path may be given with or without its `data/`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct VaultPath(String);
 
 impl VaultPath {
@@ -155,6 +166,14 @@ impl VaultPath {
     pub fn join(&self, name: &str) -> Result<VaultPath, NameError> {
         check_segments(name)?;
         Ok(VaultPath(format!("{}/{name}", self.0)))
+    }
+}
+
+impl TryFrom<String> for VaultPath {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<VaultPath, NameError> {
+        VaultPath::new(&text)
     }
 }
 

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::bucket::Bucket;
 use crate::core::effect::{Credential, Minting, ReadRequest, Urgency};
 use crate::core::error::Failure;
@@ -75,7 +77,7 @@ pub trait Body {
 }
 
 /// What one body belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Piece {
     /// A declared file.
     File(FileId),
@@ -135,7 +137,7 @@ pub enum FetchedKind {
 }
 
 /// What keeps a generation valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Validity {
     /// Reading again costs nothing: fresh until then, and a grace longer.
     Kv {
@@ -163,7 +165,7 @@ pub enum Validity {
 }
 
 /// A lease and what happens to it next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Vault's name of it.
     pub id: LeaseId,
@@ -183,7 +185,7 @@ pub struct Lease {
 }
 
 /// What happens next to a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Next {
     /// Renew it then.
     Renew {
@@ -193,6 +195,7 @@ pub enum Next {
     /// A renewal is on its way.
     Renewing {
         /// Which.
+        #[serde(skip)]
         request: RequestId,
         /// The clock before it was sent.
         sent: BootTime,
@@ -207,12 +210,12 @@ pub enum Next {
 }
 
 /// When a lease is asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LookUp {
     /// Then.
     At(BootTime),
     /// The question is on its way.
-    InFlight(RequestId),
+    InFlight(#[serde(skip)] RequestId),
     /// Vault does not let this token ask.
     NotAllowed,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// An instant of CLOCK_BOOTTIME: nanoseconds since the machine started, suspend included
 /// (clock_gettime(2)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootTime(pub u64);
 
 impl BootTime {

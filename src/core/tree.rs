@@ -5,13 +5,14 @@
 //! - no two names share a number: a name whose number is taken is left out and counted;
 //! - declared names stay for good; names below a tree stay while the kernel holds them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::core::access::Rule;
 use crate::core::effect::EngineHint;
 use crate::core::name::{FileId, FileName, IdentityId, Ino, SourceId, TreeId, VaultPath};
 use crate::core::source::SourcePolicy;
 use crate::core::time::BootTime;
+use crate::core::tracked::Changes;
 
 /// A declared file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,12 +135,26 @@ pub struct Slot {
     declared: bool,
 }
 
+impl Slot {
+    /// How many references the kernel holds.
+    pub fn lookups(&self) -> u64 {
+        self.lookups
+    }
+
+    /// Whether the configuration names it.
+    pub fn is_declared(&self) -> bool {
+        self.declared
+    }
+}
+
 /// All names.
 #[derive(Debug)]
 pub struct Tree {
     slots: HashMap<Ino, Slot>,
     /// The names of each directory of declared names, in order.
     children: HashMap<Ino, BTreeMap<String, Ino>>,
+    /// Names that are not declared and may have changed.
+    changes: Changes<Ino>,
 }
 
 /// Why a name can't be added.
@@ -165,6 +180,7 @@ impl Tree {
         Tree {
             slots: HashMap::from([(Ino::ROOT, root)]),
             children: HashMap::from([(Ino::ROOT, BTreeMap::new())]),
+            changes: Changes::new(),
         }
     }
 
@@ -211,6 +227,9 @@ impl Tree {
 
     fn insert(&mut self, parent: Ino, name: &str, node: Node, declared: bool) -> Result<Ino, Refused> {
         let ino = self.number(parent, name);
+        if !declared {
+            self.changes.mark(ino);
+        }
         match self.slots.get_mut(&ino) {
             Some(slot) if slot.parent == parent && slot.name == name && slot.declared == declared => {
                 slot.node = node;
@@ -240,6 +259,40 @@ impl Tree {
         self.slots.get(&ino)
     }
 
+    /// Adds a name below a tree or a field directory that a predecessor knew, with the kernel's references.
+    ///
+    /// # Errors
+    /// The number is taken by another name.
+    pub(crate) fn restore(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        node: Node,
+        lookups: u64,
+    ) -> Result<Ino, Refused> {
+        let ino = self.place(parent, name, node)?;
+        if let Some(slot) = self.slots.get_mut(&ino) {
+            slot.lookups = lookups;
+        }
+        Ok(ino)
+    }
+
+    /// From now on it is remembered which names that are not declared may have changed.
+    pub(crate) fn follow(&mut self) {
+        let undeclared = self.slots.iter().filter(|(_, slot)| !slot.declared);
+        self.changes.follow(undeclared.map(|(ino, _)| *ino));
+    }
+
+    /// The names that are not declared and may have changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> BTreeSet<Ino> {
+        self.changes.take()
+    }
+
+    /// Whether this name stands under this number.
+    pub fn is_at(&self, ino: Ino, parent: Ino, name: &str) -> bool {
+        self.slots.get(&ino).is_some_and(|slot| slot.parent == parent && slot.name == name)
+    }
+
     /// Notes what the kernel believes of a size.
     pub fn tell(&mut self, ino: Ino, told: Option<Told>) {
         if let Some(slot) = self.slots.get_mut(&ino) {
@@ -266,6 +319,9 @@ impl Tree {
     pub fn remember(&mut self, ino: Ino) {
         if let Some(slot) = self.slots.get_mut(&ino) {
             slot.lookups += 1;
+            if !slot.declared {
+                self.changes.mark(ino);
+            }
         }
     }
 
@@ -273,6 +329,9 @@ impl Tree {
     pub fn forget(&mut self, ino: Ino, count: u64) -> Option<Slot> {
         let slot = self.slots.get_mut(&ino)?;
         slot.lookups = slot.lookups.saturating_sub(count);
+        if !slot.declared {
+            self.changes.mark(ino);
+        }
         self.drop_unheld(ino)
     }
 
@@ -282,6 +341,7 @@ impl Tree {
         if slot.declared || slot.lookups > 0 {
             return None;
         }
+        self.changes.mark(ino);
         self.slots.remove(&ino)
     }
 

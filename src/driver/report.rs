@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::core::effect::{End, Report};
+use crate::core::effect::{Change, End, Report};
 use crate::core::error::Fault;
 use crate::core::name::{IdentityId, SourceId};
 use crate::core::time::BootTime;
@@ -110,6 +110,25 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
         Report::TokenLost { identity: id } => {
             tracing::error!(identity = identity(id), "the token is gone, and all that it obtained with it");
         }
+        Report::PossiblyLost { path, end } => {
+            tracing::warn!(
+                %path,
+                lives_for = span(*end, now),
+                "the process before this one ended while it read this: a credential may have been made that \
+                 nobody knows; it ends with its token"
+            );
+        }
+        Report::Dropped { path, lease, why } => {
+            let (lease, why) = (lease.as_ref().map(tracing::field::display), change_text(*why));
+            tracing::warn!(%path, lease, why, "not kept from before: the configuration has changed");
+        }
+        Report::IdentityGone { label, tokens } => {
+            tracing::warn!(
+                identity = label,
+                tokens,
+                "this identity is not in the configuration any more: what it had obtained is given back"
+            );
+        }
     }
 }
 
@@ -124,6 +143,16 @@ fn why_text(why: End) -> &'static str {
         End::Locked => "locked by an operator",
         End::Evicted => "made room under max-memory",
         End::Stopped => "the mount ends",
+    }
+}
+
+fn change_text(why: Change) -> &'static str {
+    match why {
+        Change::SourceGone => "nothing shows it any more",
+        Change::IdentityGone => "its identity is gone or logs in in another way",
+        Change::FileGone => "one of its files is gone",
+        Change::Rendering => "one of its files shows it in another way",
+        Change::FileAdded => "it has a new file",
     }
 }
 

@@ -17,6 +17,8 @@ impl From<FsError> for Errno {
             FsError::VaultDown => Errno::EHOSTDOWN,
             // When the mount stops, all generations have ended.
             FsError::GenerationEnded | FsError::Stopping => Errno::ESTALE,
+            // The kernel begins the walk anew then (path-lookup.rst), and asks for the directory first.
+            FsError::ContentsUnknown => Errno::ESTALE,
             FsError::Unusable | FsError::OutOfMemory => Errno::EIO,
             FsError::ReadOnly => Errno::EROFS,
             FsError::NoSuchAttribute => Errno::ENODATA,
@@ -49,9 +51,18 @@ impl From<FileHandle> for HandleId {
     }
 }
 
+/// Set in the number of a request that the kernel sends again (`FUSE_UNIQUE_RESEND`, fuse.h).
+const RESENT: u64 = 1 << 63;
+
 impl From<&Request> for Caller {
     fn from(request: &Request) -> Caller {
-        Caller { uid: request.uid(), gid: request.gid(), groups: Groups::Unread, thread: request.pid() }
+        Caller {
+            uid: request.uid(),
+            gid: request.gid(),
+            groups: Groups::Unread,
+            thread: request.pid(),
+            request: request.unique().0 & !RESENT,
+        }
     }
 }
 
@@ -79,6 +90,7 @@ mod tests {
             (FsError::NoSuchAttribute, Errno::ENODATA),
             (FsError::BadHandle, Errno::EBADF),
             (FsError::Stopping, Errno::ESTALE),
+            (FsError::ContentsUnknown, Errno::ESTALE),
         ] {
             assert_eq!(Errno::from(situation), errno, "{situation:?}");
         }

@@ -41,6 +41,7 @@ enum Step {
     Vault(Happening),
     Answers(bool),
     LogInAnew,
+    Handover,
 }
 
 /// What happens on the other side.
@@ -111,6 +112,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => happening().prop_map(Vault),
         1 => any::<bool>().prop_map(Answers),
         1 => Just(LogInAnew),
+        2 => Just(Handover),
     ]
 }
 
@@ -297,6 +299,7 @@ fn perform(world: &mut World, step: &Step) {
             world.take(fx);
         }
         Step::LogInAnew => world.log_in_anew(),
+        Step::Handover => world.handover(),
     }
 }
 

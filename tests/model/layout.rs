@@ -90,8 +90,9 @@ pub fn layout(mut policy: impl FnMut() -> SourcePolicy, max_memory: u64) -> Layo
         on_expiry: OnExpiry::Refetch,
     }];
     Layout {
-        identities: 2,
+        identities: vec!["role".to_owned(), "user".to_owned()],
         sources,
+        renderings: vec!["raw".to_owned(); files.len()],
         files,
         field_dirs,
         trees,

@@ -34,6 +34,7 @@
 
 mod checks;
 mod driver;
+mod handover;
 mod histories;
 mod layout;
 mod regressions;

@@ -371,7 +371,7 @@ fn a_verdict_is_not_something_that_the_kernel_was_told() {
     world.refresh(&[file]);
     world.pass(20 * MS);
     // `getattr` asks for the groups first; then the open finds that the kernel must forget.
-    let caller = crate::world::caller(1, false);
+    let caller = crate::world::caller(1, false, 0);
     let at = leasefs::core::time::Moment { now: world.now, chance: leasefs::core::time::Chance(1) };
     let (outcome, _) = world.engine.getattr(at, &caller, file);
     assert_eq!(outcome, Outcome::NeedGroups);

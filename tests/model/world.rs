@@ -17,10 +17,12 @@ use leasefs::core::error::FsError;
 use leasefs::core::locks::Lock;
 use leasefs::core::name::{HandleId, Ino, LeaseId, RequestId, SourceId, Ticket};
 use leasefs::core::source::{Body, Piece};
+use leasefs::core::state::Key;
 use leasefs::core::time::{BootTime, Chance, Moment};
 
 use crate::checks;
 use crate::driver::{Event, Step};
+use crate::handover::Cell;
 use crate::vault::Vault;
 
 /// Whether to print what happens.
@@ -111,6 +113,10 @@ pub struct Held {
     pub piece: Piece,
     /// It has failed once.
     pub ended: bool,
+    /// Who opened it.
+    pub who: u8,
+    /// The kernel's number of the OPEN.
+    pub request: u64,
 }
 
 /// A name that the kernel holds.
@@ -132,7 +138,7 @@ pub struct KernelNode {
 pub const CALLERS: u8 = 4;
 
 /// Owner, member of the group, stranger, root.
-pub fn caller(who: u8, groups_read: bool) -> Caller {
+pub fn caller(who: u8, groups_read: bool, request: u64) -> Caller {
     let (uid, gid, groups) = match who % CALLERS {
         0 => (10, 10, vec![]),
         1 => (11, 11, vec![20, 30]),
@@ -140,12 +146,12 @@ pub fn caller(who: u8, groups_read: bool) -> Caller {
         _ => (0, 0, vec![]),
     };
     let groups = if groups_read { Groups::Known(groups) } else { Groups::Unread };
-    Caller { uid, gid, groups, thread: 1 }
+    Caller { uid, gid, groups, thread: 1, request }
 }
 
 /// The verdict, once more and naively.
 pub fn allowed(who: u8, rule: Rule) -> bool {
-    let caller = caller(who, true);
+    let caller = caller(who, true, 0);
     let Groups::Known(groups) = &caller.groups else { return false };
     let class = if caller.uid == rule.uid {
         0o400
@@ -179,6 +185,10 @@ pub struct Waiter {
     pub asked: Asked,
     /// Since when.
     pub since: BootTime,
+    /// Who.
+    pub who: u8,
+    /// The kernel's number of the request; none for an operator's.
+    pub request: u64,
 }
 
 /// How requests fare.
@@ -229,8 +239,12 @@ pub struct World {
     pub current: BTreeMap<SourceId, usize>,
     /// Open files.
     pub handles: BTreeMap<HandleId, Held>,
-    /// Open directories.
-    pub directories: BTreeMap<HandleId, Ino>,
+    /// Open directories: which, who opened it, and the kernel's number of the OPENDIR.
+    pub directories: BTreeMap<HandleId, (Ino, u8, u64)>,
+    /// The engine's state, put together from its changes.
+    pub cells: BTreeMap<Key, Cell>,
+    /// The kernel's number of the last request.
+    pub requests: u64,
     /// Callers that wait.
     pub waiting: BTreeMap<Ticket, Waiter>,
     /// What callers were told.
@@ -264,6 +278,8 @@ pub struct World {
     pub deaf: bool,
     /// Names that are locked, with all below them.
     pub locked: BTreeSet<String>,
+    /// An operator has had everybody log in anew, and it may not have gone well yet.
+    pub anew: bool,
     /// The mount has ended.
     pub stopped: bool,
     /// Requests on their way.
@@ -299,6 +315,8 @@ impl World {
             current: BTreeMap::new(),
             handles: BTreeMap::new(),
             directories: BTreeMap::new(),
+            cells: BTreeMap::new(),
+            requests: 0,
             waiting: BTreeMap::new(),
             answers: BTreeMap::new(),
             kernel: BTreeMap::from([(Ino::ROOT, root)]),
@@ -315,6 +333,7 @@ impl World {
             twice: false,
             deaf: false,
             locked: BTreeSet::new(),
+            anew: false,
             stopped: false,
             events: Vec::new(),
             order: 0,
@@ -363,7 +382,7 @@ impl World {
     /// FORGET of all references, where the kernel may do that. Returns whether it may.
     pub fn forget(&mut self, ino: Ino) -> bool {
         let in_use = self.handles.values().any(|one| one.ino == ino)
-            || self.directories.values().any(|one| *one == ino)
+            || self.directories.values().any(|one| one.0 == ino)
             || self.waiting.values().any(|one| one.ino == ino)
             || self.kernel.values().any(|one| one.parent == ino);
         let Some(node) = self.kernel.get(&ino).filter(|_| !in_use && ino != Ino::ROOT) else { return false };
@@ -377,12 +396,17 @@ impl World {
 
     /// GETATTR; the groups are read if the engine wants them.
     pub fn getattr(&mut self, who: u8, ino: Ino) -> Outcome<Attributes> {
+        let request = self.request();
+        self.getattr_as(who, ino, request)
+    }
+
+    pub fn getattr_as(&mut self, who: u8, ino: Ino, request: u64) -> Outcome<Attributes> {
         let at = self.at();
-        let (mut outcome, mut fx) = self.engine.getattr(at, &caller(who, false), ino);
+        let (mut outcome, mut fx) = self.engine.getattr(at, &caller(who, false, request), ino);
         checks::looking_never_mints(self, &fx.list);
         if outcome == Outcome::NeedGroups {
             checks::no_effect(&fx, "a verdict that needs the groups");
-            (outcome, fx) = self.engine.getattr(at, &caller(who, true), ino);
+            (outcome, fx) = self.engine.getattr(at, &caller(who, true, request), ino);
             checks::looking_never_mints(self, &fx.list);
         }
         self.say(|| format!("getattr {ino:?} by {who} -> {outcome:?}"));
@@ -394,7 +418,7 @@ impl World {
                 }
                 self.kernel_told(None, &attributes);
             }
-            Outcome::Wait(ticket) => self.wait(*ticket, ino, Asked::Attributes),
+            Outcome::Wait(ticket) => self.wait(*ticket, ino, Asked::Attributes, who, request),
             Outcome::Done(Err(_)) => {}
             Outcome::NeedGroups => panic!("the groups were given"),
         }
@@ -404,11 +428,16 @@ impl World {
 
     /// OPEN.
     pub fn open(&mut self, who: u8, ino: Ino) -> Outcome<Opened> {
+        let request = self.request();
+        self.open_as(who, ino, request)
+    }
+
+    pub fn open_as(&mut self, who: u8, ino: Ino, request: u64) -> Outcome<Opened> {
         let at = self.at();
-        let (mut outcome, mut fx) = self.engine.open(at, &caller(who, false), ino);
+        let (mut outcome, mut fx) = self.engine.open(at, &caller(who, false, request), ino);
         if outcome == Outcome::NeedGroups {
             checks::no_effect(&fx, "a verdict that needs the groups");
-            (outcome, fx) = self.engine.open(at, &caller(who, true), ino);
+            (outcome, fx) = self.engine.open(at, &caller(who, true, request), ino);
         }
         self.say(|| format!("open {ino:?} by {who} -> {outcome:?}"));
         let rule = checks::rule_of(self, ino);
@@ -423,8 +452,8 @@ impl World {
             checks::no_effect(&fx, "open of a locked file");
         }
         match &outcome {
-            Outcome::Done(Ok(opened)) => self.opened(*opened),
-            Outcome::Wait(ticket) => self.wait(*ticket, ino, Asked::Open),
+            Outcome::Done(Ok(opened)) => self.opened(*opened, who, request),
+            Outcome::Wait(ticket) => self.wait(*ticket, ino, Asked::Open, who, request),
             Outcome::Done(Err(_)) => {}
             Outcome::NeedGroups => panic!("the groups were given"),
         }
@@ -443,8 +472,13 @@ impl World {
 
     /// OPENDIR.
     pub fn opendir(&mut self, who: u8, ino: Ino) -> Outcome<HandleId> {
+        let request = self.request();
+        self.opendir_as(who, ino, request)
+    }
+
+    pub fn opendir_as(&mut self, who: u8, ino: Ino, request: u64) -> Outcome<HandleId> {
         let at = self.at();
-        let (outcome, fx) = self.engine.opendir(at, &caller(who, true), ino);
+        let (outcome, fx) = self.engine.opendir(at, &caller(who, true, request), ino);
         checks::looking_never_mints(self, &fx.list);
         self.say(|| format!("opendir {ino:?} by {who} -> {outcome:?}"));
         let outcome = match outcome {
@@ -453,11 +487,11 @@ impl World {
                 Outcome::Done(Err(FsError::CallerDenied))
             }
             Outcome::Done(result) => Outcome::Done(result.map(|opened| {
-                self.directories.insert(opened.handle, ino);
+                self.directories.insert(opened.handle, (ino, who, request));
                 opened.handle
             })),
             Outcome::Wait(ticket) => {
-                self.wait(ticket, ino, Asked::Directory);
+                self.wait(ticket, ino, Asked::Directory, who, request);
                 Outcome::Wait(ticket)
             }
             Outcome::NeedGroups => panic!("the groups were given"),
@@ -479,7 +513,7 @@ impl World {
 
     /// READDIRPLUS of at most `room` entries from `offset` on.
     pub fn readdirplus(&mut self, handle: HandleId, offset: u64, room: usize) {
-        let Some(parent) = self.directories.get(&handle).copied() else { return };
+        let Some((parent, ..)) = self.directories.get(&handle).copied() else { return };
         let mut taken = Vec::new();
         let read = self.engine.readdirplus(self.now, handle, offset, |name, attributes, _| {
             if taken.len() == room {
@@ -507,7 +541,7 @@ impl World {
 
     /// GETXATTR of everything.
     pub fn xattrs(&mut self, who: u8, ino: Ino) {
-        let names = self.engine.xattr_names(self.now, &caller(who, true), ino);
+        let names = self.engine.xattr_names(self.now, &caller(who, true, 0), ino);
         assert!(matches!(names, Outcome::Done(Ok(_))), "{names:?}");
         let _ = self.engine.status(self.now);
     }
@@ -528,7 +562,7 @@ impl World {
         self.say(|| format!("refresh {files:?} -> {outcomes:?}"));
         for (ino, outcome) in &outcomes {
             if let Outcome::Wait(ticket) = outcome {
-                self.wait(*ticket, *ino, Asked::Refresh);
+                self.wait(*ticket, *ino, Asked::Refresh, 3, 0);
             }
         }
         self.take(fx);
@@ -569,6 +603,7 @@ impl World {
         let at = self.at();
         let living = self.engine.status(self.now).identities.iter().filter(|one| one.logged_in).count();
         let fx = self.engine.log_in_anew(at);
+        self.anew = true;
         assert!(
             fx.list.iter().all(|effect| matches!(effect, Effect::LogIn { .. })),
             "what is held is kept until the login has gone well: {fx:?}"
@@ -678,9 +713,9 @@ impl World {
         self.waiting.iter().map(|(ticket, one)| (*ticket, one.since + timeout)).min_by_key(|(_, due)| *due)
     }
 
-    pub fn wait(&mut self, ticket: Ticket, ino: Ino, asked: Asked) {
+    pub fn wait(&mut self, ticket: Ticket, ino: Ino, asked: Asked, who: u8, request: u64) {
         assert!(!self.answers.contains_key(&ticket), "{ticket:?} is used twice");
-        let before = self.waiting.insert(ticket, Waiter { ino, asked, since: self.now });
+        let before = self.waiting.insert(ticket, Waiter { ino, asked, since: self.now, who, request });
         assert!(before.is_none(), "{ticket:?} is used twice");
     }
 
@@ -690,14 +725,14 @@ impl World {
         match (&answer, waiter.asked) {
             (Ok(Answer::Opened(opened)), Asked::Open) => {
                 assert_eq!(opened.ino, waiter.ino);
-                self.opened(*opened);
+                self.opened(*opened, waiter.who, waiter.request);
             }
             (Ok(Answer::Attributes(attributes)), Asked::Attributes) => {
                 assert_eq!(attributes.ino, waiter.ino);
                 self.kernel_told(None, attributes);
             }
             (Ok(Answer::DirectoryOpened(opened)), Asked::Directory) => {
-                self.directories.insert(opened.handle, waiter.ino);
+                self.directories.insert(opened.handle, (waiter.ino, waiter.who, waiter.request));
             }
             (Ok(Answer::Refreshed), Asked::Refresh) | (Err(_), _) => {}
             (Ok(_), _) => panic!("{answer:?} is no answer to {waiter:?}"),
@@ -705,7 +740,7 @@ impl World {
         self.answers.insert(ticket, answer);
     }
 
-    pub fn opened(&mut self, opened: Opened) {
+    pub fn opened(&mut self, opened: Opened, who: u8, request: u64) {
         let read = self.engine.read(self.now, opened.handle, Reader::Handle);
         let body = read.unwrap_or_else(|error| panic!("{opened:?} was dead when it was opened: {error}"));
         let issue = &self.issues[body.issue];
@@ -724,7 +759,7 @@ impl World {
         let piece = body.piece.clone();
         checks::body_is_of(self, opened.ino, &body);
         let (path, ino) = (body.path.clone(), opened.ino);
-        let held = Held { ino, source, issue: body.issue, path, piece, ended: false };
+        let held = Held { ino, source, issue: body.issue, path, piece, ended: false, who, request };
         let before = self.handles.insert(opened.handle, held);
         assert!(before.is_none(), "a handle's number was used twice");
     }
@@ -757,8 +792,15 @@ impl World {
         names.join("/")
     }
 
+    /// A number for the kernel's next request.
+    pub fn request(&mut self) -> u64 {
+        self.requests += 2;
+        self.requests
+    }
+
     /// All invariants that hold at any time.
     pub fn check(&mut self) {
+        self.seal();
         let issues = &self.issues;
         self.living.retain(|index| issues[*index].held() > 0);
         checks::all(self);

@@ -230,7 +230,7 @@ impl<V: Vault + Clone> World<V> {
 }
 
 fn root() -> Caller {
-    Caller { uid: 0, gid: 0, groups: Groups::Unread, thread: 1 }
+    Caller { uid: 0, gid: 0, groups: Groups::Unread, thread: 1, request: 0 }
 }
 
 /// Lets `span` pass, with everything that is due in it.

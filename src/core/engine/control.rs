@@ -258,7 +258,7 @@ impl<B: Body> Engine<B> {
                 Some(lock) => Some(lock.reason.clone()),
                 None => error_of(source, live, &piece).map(|failure| failure.reason.clone()),
             },
-            vanished: self.vanished.contains(&ino),
+            vanished: self.vanished.contains_key(&ino),
             required: source.spec.policy.renew == Renew::Required,
             kind: live.map(Kind::of),
             duration: live.and_then(|one| one.lease().map(|lease| lease.duration)),
@@ -390,7 +390,7 @@ impl<B: Body> Engine<B> {
                     outcomes.push((*ino, Outcome::Done(Err(FsError::Stopping))));
                     continue;
                 }
-                if engine.vanished.remove(ino)
+                if engine.vanished.remove(ino).is_some()
                     && let Some(slot) = engine.tree.slot(*ino)
                 {
                     fx.push(Effect::InvalidateListing(slot.parent));
@@ -428,7 +428,7 @@ impl<B: Body> Engine<B> {
             for ticket in waiting {
                 fx.push(Effect::Answer { ticket, answer: Err(FsError::Stopping) });
             }
-            for (id, source) in &mut engine.sources {
+            for (id, source) in engine.sources.iter_mut() {
                 source.waiters.clear();
                 if matches!(source.fetch, Fetch::Queued { .. }) {
                     source.fetch = Fetch::Idle;

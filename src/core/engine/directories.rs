@@ -98,7 +98,7 @@ impl<B: Body> Engine<B> {
     }
 
     /// The source that reads the secret of a tree's directory.
-    fn secret_of(&mut self, directory: &TreeDirectory) -> SourceId {
+    pub(super) fn secret_of(&mut self, directory: &TreeDirectory) -> SourceId {
         let spec = &self.trees[directory.tree.0 as usize];
         let request =
             ReadRequest { path: directory.path.clone(), params: None, version: None, engine: spec.engine };
@@ -135,7 +135,7 @@ impl<B: Body> Engine<B> {
     pub(super) fn forget_node(&mut self, ino: Ino, node: &Node) {
         match node {
             Node::Field(field) => {
-                if let Some(source) = self.sources.get_mut(&field.source) {
+                if let Some(source) = self.sources.aside(&field.source) {
                     source.nodes.remove(&ino);
                 }
                 self.drop_if_idle(field.source);
@@ -221,7 +221,14 @@ impl<B: Body> Engine<B> {
                 field.or_else(|| self.unread_field(now, parent, name))
             }
         };
-        let node = node.ok_or(FsError::NoSuchName)?;
+        let Some(node) = node else {
+            let ino = self.tree.number(parent, name);
+            return match self.is_unlisted(now, parent) {
+                false => Err(FsError::NoSuchName),
+                true if self.tree.is_at(ino, parent, name) => Ok(ino),
+                true => Err(FsError::ContentsUnknown),
+            };
+        };
         let source = match &node {
             Node::Field(field) => Some(field.source),
             Node::Directory | Node::File(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
@@ -233,11 +240,18 @@ impl<B: Body> Engine<B> {
         placed
     }
 
+    /// Whether the kernel may believe that it need not ask what a directory of a tree holds, because a
+    /// predecessor told it, and we don't know.
+    fn is_unlisted(&self, now: BootTime, ino: Ino) -> bool {
+        now < self.unlisted_until
+            && self.entries_in(ino).is_none()
+            && matches!(self.tree.slot(ino).map(|slot| &slot.node), Some(Node::TreeDirectory(one)) if one.folder)
+    }
+
     /// Gives a name that an open directory shows its number. What stands there by now stays.
     pub(super) fn place_shown(&mut self, parent: Ino, name: &str, node: Node) -> Result<Ino, FsError> {
         let ino = self.tree.number(parent, name);
-        let stands = self.tree.slot(ino).is_some_and(|slot| slot.parent == parent && slot.name == name);
-        if stands && !self.vanished.contains(&ino) {
+        if self.tree.is_at(ino, parent, name) && !self.vanished.contains_key(&ino) {
             return Ok(ino);
         }
         self.place_known(parent, name, node)
@@ -272,7 +286,7 @@ impl<B: Body> Engine<B> {
 
     /// Gives a name that a directory shows its number.
     pub(super) fn place_known(&mut self, parent: Ino, name: &str, node: Node) -> Result<Ino, FsError> {
-        if self.vanished.contains(&self.tree.number(parent, name)) {
+        if self.vanished.contains_key(&self.tree.number(parent, name)) {
             return Err(FsError::Vanished);
         }
         if let Some(ino) = self.tree.declared_child(parent, name) {
@@ -287,7 +301,7 @@ impl<B: Body> Engine<B> {
         };
         self.unplace_other(parent, name, &node);
         let ino = self.tree.place(parent, name, node).map_err(|_| FsError::NoSuchName)?;
-        if let Some(source) = source.and_then(|id| self.sources.get_mut(&id)) {
+        if let Some(source) = source.and_then(|id| self.sources.aside(&id)) {
             source.nodes.insert(ino);
         }
         Ok(ino)
@@ -344,12 +358,25 @@ impl<B: Body> Engine<B> {
     }
 
     /// Opens a directory whose contents are known.
-    pub(super) fn open_directory(&mut self, now: BootTime, ino: Ino) -> Result<DirectoryOpened, FsError> {
+    pub(super) fn open_directory(
+        &mut self,
+        now: BootTime,
+        ino: Ino,
+        request: u64,
+    ) -> Result<DirectoryOpened, FsError> {
         let slot = self.tree.slot(ino).ok_or(FsError::NoSuchName)?;
         let parent = slot.parent;
+        let entries = self.entries_now(now, ino);
+        let handle = self.handles.open_directory(OpenDirectory { ino, parent, entries, request });
+        // The kernel may keep a listing that changes only when we say so.
+        Ok(DirectoryOpened { handle, cache: self.tree.is_declared_directory(ino) })
+    }
+
+    /// The entries of a directory whose contents are known.
+    pub(super) fn entries_now(&self, now: BootTime, ino: Ino) -> Vec<DirectoryEntry> {
         let mut entries = BTreeMap::new();
         for (name, child) in self.tree.declared_children(ino) {
-            if let Some(slot) = self.tree.slot(child).filter(|_| !self.vanished.contains(&child)) {
+            if let Some(slot) = self.tree.slot(child).filter(|_| !self.vanished.contains_key(&child)) {
                 entries.insert(name.to_owned(), slot.node.clone());
             }
         }
@@ -363,13 +390,10 @@ impl<B: Body> Engine<B> {
         let listing = self.entries_in(ino).unwrap_or_default();
         entries.extend(self.field_nodes(now, ino, &listing.entries));
         let path = self.tree.path(ino);
-        let entries = entries
+        entries
             .into_iter()
             .map(|(name, node)| DirectoryEntry { ino: self.tree.number_in(&path, &name), name, node })
-            .filter(|entry| !self.vanished.contains(&entry.ino))
-            .collect();
-        let handle = self.handles.open_directory(OpenDirectory { ino, parent, entries });
-        // The kernel may keep a listing that changes only when we say so.
-        Ok(DirectoryOpened { handle, cache: self.tree.is_declared_directory(ino) })
+            .filter(|entry| !self.vanished.contains_key(&entry.ino))
+            .collect()
     }
 }

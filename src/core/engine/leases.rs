@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
 use crate::core::engine::tokens::Loss;
 use crate::core::engine::wakes::WakeKey;
@@ -31,17 +33,18 @@ pub struct Granted {
 }
 
 /// A lease that is to be revoked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Retiring {
     pub(super) source: SourceId,
     pub(super) with: Credential,
     pub(super) expires: BootTime,
     pub(super) state: Revocation,
-    attempts: u32,
+    #[serde(default)]
+    pub(super) attempts: u32,
 }
 
 /// How far a revocation is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Revocation {
     /// On its way.
     InFlight,

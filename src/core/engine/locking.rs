@@ -121,14 +121,19 @@ impl<B: Body> Engine<B> {
     pub(super) fn attempt_locked(&mut self, at: Moment, ino: Ino, operation: Operation) -> Option<Attempt> {
         self.lock_of(ino)?;
         let result = match (&self.tree.slot(ino)?.node, operation) {
-            (Node::File(_) | Node::Field(_), Operation::OpenDirectory) => return None,
+            (Node::File(_) | Node::Field(_), Operation::OpenDirectory { .. }) => return None,
             (Node::Directory, _) => return None,
             (_, Operation::Attributes) => self.attributes(at.now, ino).map(Answer::Attributes),
-            (Node::File(_) | Node::Field(_), Operation::Open | Operation::Refresh) => Err(FsError::Locked),
-            (Node::FieldDirectory(_) | Node::TreeDirectory(_), Operation::OpenDirectory) => {
+            (Node::File(_) | Node::Field(_), Operation::Open { .. } | Operation::Refresh) => {
                 Err(FsError::Locked)
             }
-            (Node::FieldDirectory(_) | Node::TreeDirectory(_), Operation::Open | Operation::Refresh) => {
+            (Node::FieldDirectory(_) | Node::TreeDirectory(_), Operation::OpenDirectory { .. }) => {
+                Err(FsError::Locked)
+            }
+            (
+                Node::FieldDirectory(_) | Node::TreeDirectory(_),
+                Operation::Open { .. } | Operation::Refresh,
+            ) => {
                 return None;
             }
         };
@@ -182,7 +187,7 @@ impl<B: Body> Engine<B> {
 }
 
 /// The directory in which a tree shows the fields of a source, if it does.
-fn directory_in(tree: &TreeSpec, source: &SourceSpec) -> Option<String> {
+pub(super) fn directory_in(tree: &TreeSpec, source: &SourceSpec) -> Option<String> {
     let request = &source.request;
     let plain = request.params.is_none() && request.version.is_none() && request.engine == tree.engine;
     let rest = request.path.as_str().strip_prefix(tree.prefix.as_str())?;

@@ -10,7 +10,8 @@
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
 //! `publishing` (what becomes of an answer), `late` (what is done while Vault is slow or silent), `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks),
 //! `locking` (what an operator forbids), `explain` (everything about a name), `readiness` (what is waited
-//! for), `reasons` (what a directory says of its names).
+//! for), `reasons` (what a directory says of its names), `sealing` (the state is written out) and
+//! `restoring` (a successor reads it back).
 
 mod census;
 mod control;
@@ -25,11 +26,13 @@ mod operations;
 mod publishing;
 mod readiness;
 mod reasons;
+mod restoring;
+mod sealing;
 mod tokens;
 mod waiting;
 mod wakes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::access::Rule;
@@ -43,7 +46,9 @@ use crate::core::name::{
 use crate::core::source::{
     Body, Generation, LONGEST_MARGIN, LeaseSettings, Piece, Source, SourceSpec, Validity,
 };
+use crate::core::state::LayoutCell;
 use crate::core::time::{BootTime, Moment, UnixTime};
+use crate::core::tracked::{Changes, Tracked};
 use crate::core::tree::{FieldDirSpec, FileSpec, Node, OnExpiry, Refused, Tree, TreeSpec};
 
 pub use census::Census;
@@ -57,18 +62,22 @@ use leases::Retiring;
 use lists::List;
 pub use operations::{Reader, Room};
 pub use readiness::{Outlook, Readiness};
+use sealing::Sealing;
 use waiting::Waiting;
 use wakes::{WakeKey, Wakes};
 
 /// What a mount shows, and within which limits.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    /// How many identities there are.
-    pub identities: usize,
+    /// Who logs in: of each identity a text that differs if it is another one, or logs in in another way. An
+    /// [`IdentityId`] is an index.
+    pub identities: Vec<String>,
     /// Declared sources; a [`SourceId`] is an index.
     pub sources: Vec<SourceSpec>,
     /// Declared files; a [`FileId`] is an index.
     pub files: Vec<FileSpec>,
+    /// How each file shows its source: a text that differs if the bytes may; in the order of `files`.
+    pub renderings: Vec<String>,
     /// Directories of one secret's fields.
     pub field_dirs: Vec<FieldDirSpec>,
     /// Mirrored prefixes.
@@ -129,14 +138,15 @@ pub struct Engine<B> {
     field_dirs: Vec<FieldDirSpec>,
     trees: Vec<TreeSpec>,
     tree: Tree,
-    sources: BTreeMap<SourceId, Source<B>>,
+    sources: Tracked<SourceId, Source<B>>,
     by_read: BTreeMap<(IdentityId, ReadRequest), SourceId>,
     identities: Vec<Identity>,
+    changed_identities: Changes<IdentityId>,
     handles: Handles<B>,
     lists: BTreeMap<Ino, List>,
     waiting: BTreeMap<Ticket, Waiting>,
-    retiring: BTreeMap<LeaseId, Retiring>,
-    vanished: BTreeSet<Ino>,
+    retiring: Tracked<LeaseId, Retiring>,
+    vanished: Tracked<Ino, ()>,
     locks: Locks,
     wakes: Wakes,
     /// The earliest wake that the caller was told of since the last tick.
@@ -146,6 +156,9 @@ pub struct Engine<B> {
     last_source: u32,
     vault_answers: bool,
     stopping: bool,
+    /// Until when the kernel may look names up in directories of trees that it has asked a predecessor for.
+    unlisted_until: BootTime,
+    sealing: Sealing,
 }
 
 /// Why a layout can't be mounted though each part of it is right.
@@ -167,7 +180,17 @@ impl<B: Body> Engine<B> {
     /// # Errors
     /// Two names clash.
     pub fn new(layout: Layout) -> Result<Engine<B>, LayoutError> {
-        let Layout { identities, sources: specs, files, field_dirs, trees, directory, settings } = layout;
+        let description = LayoutCell::new(&layout);
+        let Layout {
+            identities,
+            sources: specs,
+            files,
+            renderings: _,
+            field_dirs,
+            trees,
+            directory,
+            settings,
+        } = layout;
         let mut tree = Tree::new();
         let mut sources = BTreeMap::new();
         let mut by_read = BTreeMap::new();
@@ -198,14 +221,15 @@ impl<B: Body> Engine<B> {
             field_dirs,
             trees,
             tree,
-            sources,
+            sources: Tracked::from(sources),
             by_read,
-            identities: (0..identities).map(|index| Identity::new(IdentityId(index as u32))).collect(),
+            identities: (0..identities.len()).map(|index| Identity::new(IdentityId(index as u32))).collect(),
+            changed_identities: Changes::new(),
             handles: Handles::new(),
             lists: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            retiring: BTreeMap::new(),
-            vanished: BTreeSet::new(),
+            retiring: Tracked::new(),
+            vanished: Tracked::new(),
             locks: Locks::default(),
             wakes: Wakes::default(),
             announced: None,
@@ -214,6 +238,8 @@ impl<B: Body> Engine<B> {
             last_source: 0,
             vault_answers: true,
             stopping: false,
+            unlisted_until: BootTime(0),
+            sealing: Sealing::new(description),
         })
     }
 
@@ -297,6 +323,7 @@ impl<B: Body> Engine<B> {
     }
 
     fn identity_mut(&mut self, id: IdentityId) -> &mut Identity {
+        self.changed_identities.mark(id);
         &mut self.identities[id.0 as usize]
     }
 
@@ -404,7 +431,7 @@ impl<B: Body> Engine<B> {
             let Some(slot) = self.tree.slot(ino) else { continue };
             fx.push(Effect::InvalidateName { parent: slot.parent, name: slot.name.clone() });
             fx.push(Effect::InvalidateListing(slot.parent));
-            self.vanished.insert(ino);
+            self.vanished.insert(ino, ());
         }
     }
 

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use crate::core::access::{Caller, Rule, Verdict, may_read};
-use crate::core::effect::{Answer, Attributes, DirectoryOpened, Entry, NodeType, Opened, Outcome};
+use crate::core::effect::{Answer, Attributes, DirectoryOpened, End, Entry, NodeType, Opened, Outcome};
 use crate::core::engine::waiting::Operation;
 use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::FsError;
-use crate::core::handles::{DirectoryEntry, OpenFile};
+use crate::core::handles::{DirectoryEntry, OpenFile, OpenKind};
 use crate::core::name::{HandleId, Ino, SourceId};
 use crate::core::source::{Body, Piece};
 use crate::core::time::{BootTime, Moment};
@@ -38,7 +38,7 @@ impl<B: Body> Engine<B> {
                 placed => placed?,
             },
         };
-        if self.vanished.contains(&ino) {
+        if self.vanished.contains_key(&ino) {
             return Err(FsError::Vanished);
         }
         let attributes = self.attributes(now, ino)?;
@@ -86,13 +86,20 @@ impl<B: Body> Engine<B> {
                     if engine.tree.slot(ino).is_some() { FsError::IsADirectory } else { FsError::NoSuchName };
                 return Outcome::Done(Err(error));
             };
-            match may_read(caller, &rule) {
+            let verdict = may_read(caller, &rule);
+            if verdict != Verdict::NeedGroups {
+                engine.close_unknown(at, caller.request, fx);
+            }
+            match verdict {
                 Verdict::NeedGroups => Outcome::NeedGroups,
                 Verdict::Deny => Outcome::Done(Err(FsError::CallerDenied)),
-                Verdict::Allow => engine.begin(at, ino, Operation::Open, fx).narrow(|answer| match answer {
-                    Answer::Opened(opened) => Some(opened),
-                    _ => None,
-                }),
+                Verdict::Allow => {
+                    let operation = Operation::Open { request: caller.request };
+                    engine.begin(at, ino, operation, fx).narrow(|answer| match answer {
+                        Answer::Opened(opened) => Some(opened),
+                        _ => None,
+                    })
+                }
             }
         })
     }
@@ -104,6 +111,7 @@ impl<B: Body> Engine<B> {
         ino: Ino,
         id: SourceId,
         piece: Piece,
+        request: u64,
     ) -> Result<Opened, FsError> {
         let generation = self.live(at.now, id).ok_or(FsError::Unusable)?;
         let body = match generation.bodies.get(&piece) {
@@ -117,7 +125,7 @@ impl<B: Body> Engine<B> {
         if forget_attributes {
             self.tree.tell(ino, Some(Told { size, until: at.now }));
         }
-        let file = OpenFile { ino, source: id, piece, generation: which, body: Some(body) };
+        let file = OpenFile { ino, source: id, piece, generation: which, body: Some(body), request };
         let handle = self.handles.open(file);
         if let Some(source) = self.sources.get_mut(&id) {
             source.last_open = Some(at.now);
@@ -156,19 +164,39 @@ impl<B: Body> Engine<B> {
     /// RELEASE: the last descriptor of a handle is closed.
     pub fn release(&mut self, at: Moment, handle: HandleId) -> Effects {
         self.run(at, |engine, fx| {
-            let Some(file) = engine.handles.close(handle) else { return };
-            engine.touch_source(file.source);
-            let Some(source) = engine.sources.get_mut(&file.source) else { return };
-            if let Some(generation) = source.generation_mut(file.generation) {
-                generation.handles.remove(&handle);
-            }
-            let unread = source.previous.as_ref().filter(|one| one.handles.is_empty()).map(|one| one.id);
-            if let Some(which) = unread {
-                engine.end_generation(at, file.source, which, crate::core::effect::End::Replaced, fx);
-            }
-            engine.drop_if_idle(file.source);
+            engine.close(at, handle, fx);
         })
         .1
+    }
+
+    fn close(&mut self, at: Moment, handle: HandleId, fx: &mut Effects) {
+        let Some(file) = self.handles.close(handle) else { return };
+        self.touch_source(file.source);
+        // Who has a generation open is told by the handles.
+        let Some(source) = self.sources.aside(&file.source) else { return };
+        if let Some(generation) = source.generation_mut(file.generation) {
+            generation.handles.remove(&handle);
+        }
+        self.end_unread(at, file.source, fx);
+        self.drop_if_idle(file.source);
+    }
+
+    /// What a newer generation has replaced goes with its last handle.
+    pub(super) fn end_unread(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
+        let previous = self.sources.get(&id).and_then(|source| source.previous.as_ref());
+        if let Some(which) = previous.filter(|one| one.handles.is_empty()).map(|one| one.id) {
+            self.end_generation(at, id, which, End::Replaced, fx);
+        }
+    }
+
+    /// The kernel sends an OPEN or OPENDIR again that a predecessor has answered: the answer was lost on its way,
+    /// and nobody knows the handle.
+    fn close_unknown(&mut self, at: Moment, request: u64, fx: &mut Effects) {
+        match self.handles.take_restored(request) {
+            Some(OpenKind::File(handle)) => self.close(at, handle, fx),
+            Some(OpenKind::Directory(handle)) => self.handles.close_directory(handle),
+            None => {}
+        }
     }
 
     /// OPENDIR: a directory of a tree is listed now, if its list is not fresh.
@@ -178,11 +206,16 @@ impl<B: Body> Engine<B> {
                 Ok(attributes) => attributes.rule,
                 Err(error) => return Outcome::Done(Err(error)),
             };
-            match may_read(caller, &rule) {
+            let verdict = may_read(caller, &rule);
+            if verdict != Verdict::NeedGroups {
+                engine.close_unknown(at, caller.request, fx);
+            }
+            match verdict {
                 Verdict::NeedGroups => Outcome::NeedGroups,
                 Verdict::Deny => Outcome::Done(Err(FsError::CallerDenied)),
                 Verdict::Allow => {
-                    engine.begin(at, ino, Operation::OpenDirectory, fx).narrow(|answer| match answer {
+                    let operation = Operation::OpenDirectory { request: caller.request };
+                    engine.begin(at, ino, operation, fx).narrow(|answer| match answer {
                         Answer::DirectoryOpened(opened) => Some(opened),
                         _ => None,
                     })

@@ -128,7 +128,7 @@ impl<B: Body> Engine<B> {
     fn publish(&mut self, at: Moment, id: SourceId, generation: Generation<B>, fx: &mut Effects) {
         let Some(source) = self.sources.get(&id) else { return };
         let shown: Vec<Ino> =
-            source.nodes.iter().copied().filter(|ino| !self.vanished.contains(ino)).collect();
+            source.nodes.iter().copied().filter(|ino| !self.vanished.contains_key(ino)).collect();
         // What nobody has open goes; of two that are open, the older one.
         let older = source.previous.as_ref().map(|one| one.id);
         let replaced = source.current.as_ref();

@@ -206,7 +206,7 @@ impl<B: Body> Engine<B> {
             return (State::Locked, Some(lock.reason.clone()));
         }
         let state = match &wanted.what {
-            What::File(ino) if self.vanished.contains(ino) => {
+            What::File(ino) if self.vanished.contains_key(ino) => {
                 return (State::Idle, Some(FsError::Vanished.to_string()));
             }
             What::File(ino) => {
@@ -231,7 +231,7 @@ impl<B: Body> Engine<B> {
             return;
         }
         if let What::File(ino) = wanted.what
-            && self.vanished.remove(&ino)
+            && self.vanished.remove(&ino).is_some()
             && let Some(slot) = self.tree.slot(ino)
         {
             fx.push(Effect::InvalidateListing(slot.parent));

@@ -31,8 +31,14 @@ impl<B: Body> Engine<B> {
     /// The mount begins: every identity that something is read with logs in.
     pub fn start(&mut self, at: Moment) -> Effects {
         self.run(at, |engine, fx| {
-            for identity in engine.used_identities() {
-                engine.log_in(identity, fx);
+            for id in engine.used_identities() {
+                let identity = engine.identity(id);
+                // One that was restored may have a token, or may just have been refused.
+                let rests = matches!(identity.login, LoginState::Failed { again, .. } if at.now < again);
+                let has_token = identity.credential(at.now).is_some() && !identity.anew;
+                if !rests && !has_token {
+                    engine.log_in(id, fx);
+                }
             }
             for id in engine.sources.keys().copied().collect::<Vec<_>>() {
                 // Those that are required have something to do from the first moment on.
@@ -236,16 +242,18 @@ impl<B: Body> Engine<B> {
     /// Logins that failed because Vault did not answer are tried again soon: it does now.
     pub(super) fn log_in_again(&mut self, at: Moment) {
         let mut soon = Vec::new();
-        for identity in &mut self.identities {
-            if let LoginState::Failed { failure, again } = &mut identity.login
+        for identity in &self.identities {
+            if let LoginState::Failed { failure, .. } = &identity.login
                 && failure.fault.is_transient()
             {
-                let pause = scaled(LOGIN_SPREAD, at.chance.between(0.0, 1.0, u64::from(identity.id.0)));
-                *again = (*again).min(at.now + pause);
                 soon.push(identity.id);
             }
         }
         for id in soon {
+            let pause = scaled(LOGIN_SPREAD, at.chance.between(0.0, 1.0, u64::from(id.0)));
+            if let LoginState::Failed { again, .. } = &mut self.identity_mut(id).login {
+                *again = (*again).min(at.now + pause);
+            }
             self.touch_identity(id);
         }
     }

@@ -13,11 +13,17 @@ use crate::core::tree::Node;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     /// OPEN of a file.
-    Open,
+    Open {
+        /// The kernel's number of it.
+        request: u64,
+    },
     /// GETATTR of a file or directory.
     Attributes,
     /// OPENDIR.
-    OpenDirectory,
+    OpenDirectory {
+        /// The kernel's number of it.
+        request: u64,
+    },
     /// An operator's refresh of a file.
     Refresh,
 }
@@ -113,7 +119,7 @@ impl<B: Body> Engine<B> {
         if let Some(id) = on.source {
             self.touch_source(id);
         }
-        if let Some(source) = on.source.and_then(|id| self.sources.get_mut(&id)) {
+        if let Some(source) = on.source.and_then(|id| self.sources.aside(&id)) {
             source.waiters.insert(ticket);
         }
         if let Some(list) = on.list.and_then(|ino| self.lists.get_mut(&ino)) {
@@ -129,7 +135,7 @@ impl<B: Body> Engine<B> {
         start: Start,
         fx: &mut Effects,
     ) -> Attempt {
-        if self.vanished.contains(&ino) && operation != Operation::Refresh {
+        if self.vanished.contains_key(&ino) && operation != Operation::Refresh {
             return Attempt::Done(Err(FsError::Vanished));
         }
         if let Some(attempt) = self.attempt_locked(at, ino, operation) {
@@ -137,12 +143,12 @@ impl<B: Body> Engine<B> {
         }
         let Some(slot) = self.tree.slot(ino) else { return Attempt::Done(Err(FsError::NoSuchName)) };
         match (&slot.node, operation) {
-            (Node::File(_) | Node::Field(_), Operation::OpenDirectory) => {
+            (Node::File(_) | Node::Field(_), Operation::OpenDirectory { .. }) => {
                 Attempt::Done(Err(FsError::NotADirectory))
             }
             (Node::File(_) | Node::Field(_), _) => self.attempt_file(at, ino, operation, start, fx),
-            (_, Operation::Open | Operation::Refresh) => Attempt::Done(Err(FsError::IsADirectory)),
-            (_, Operation::Attributes | Operation::OpenDirectory) => {
+            (_, Operation::Open { .. } | Operation::Refresh) => Attempt::Done(Err(FsError::IsADirectory)),
+            (_, Operation::Attributes | Operation::OpenDirectory { .. }) => {
                 self.attempt_directory(at, ino, operation, start, fx)
             }
         }
@@ -160,8 +166,8 @@ impl<B: Body> Engine<B> {
             return Attempt::Done(Err(FsError::NoSuchName));
         };
         let minting = match operation {
-            Operation::Open | Operation::Refresh => Minting::Allowed,
-            Operation::Attributes | Operation::OpenDirectory => Minting::Forbidden,
+            Operation::Open { .. } | Operation::Refresh => Minting::Allowed,
+            Operation::Attributes | Operation::OpenDirectory { .. } => Minting::Forbidden,
         };
         let under_way = self.sources.get(&id).is_some_and(|source| source.fetch != Fetch::Idle);
         if operation == Operation::Refresh && under_way {
@@ -180,9 +186,11 @@ impl<B: Body> Engine<B> {
             Demand::Waiting => Attempt::Pending(On { source: Some(id), list: None }),
             Demand::Failed(error) => Attempt::Done(Err(error)),
             Demand::Ready => Attempt::Done(match operation {
-                Operation::Open => self.open_file(at, ino, id, piece).map(Answer::Opened),
+                Operation::Open { request } => {
+                    self.open_file(at, ino, id, piece, request).map(Answer::Opened)
+                }
                 Operation::Refresh => self.refreshed(at.now, id, &piece),
-                Operation::Attributes | Operation::OpenDirectory => {
+                Operation::Attributes | Operation::OpenDirectory { .. } => {
                     self.file_attributes(at.now, ino).map(Answer::Attributes)
                 }
             }),
@@ -209,8 +217,10 @@ impl<B: Body> Engine<B> {
             Ok(Some(on)) => Attempt::Pending(on),
             Err(error) => Attempt::Done(Err(error)),
             Ok(None) => Attempt::Done(match operation {
-                Operation::OpenDirectory => self.open_directory(at.now, ino).map(Answer::DirectoryOpened),
-                Operation::Open | Operation::Attributes | Operation::Refresh => {
+                Operation::OpenDirectory { request } => {
+                    self.open_directory(at.now, ino, request).map(Answer::DirectoryOpened)
+                }
+                Operation::Open { .. } | Operation::Attributes | Operation::Refresh => {
                     self.directory_attributes(at.now, ino).map(Answer::Attributes)
                 }
             }),
@@ -225,7 +235,7 @@ impl<B: Body> Engine<B> {
         start: Start,
         fx: &mut Effects,
     ) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
+        let Some(source) = self.sources.aside(&id) else { return };
         for ticket in std::mem::take(&mut source.waiters) {
             self.try_again(at, ticket, start, fx);
         }
@@ -245,7 +255,7 @@ impl<B: Body> Engine<B> {
     /// A caller waits for nothing that is on its way: it is to be tried again, or answered.
     pub(super) fn wait_for_nothing(&mut self, ticket: Ticket) {
         let Some(Waiting { on, .. }) = self.waiting.get(&ticket).copied() else { return };
-        if let Some(source) = on.source.and_then(|id| self.sources.get_mut(&id)) {
+        if let Some(source) = on.source.and_then(|id| self.sources.aside(&id)) {
             source.waiters.remove(&ticket);
         }
         if let Some(list) = on.list.and_then(|ino| self.lists.get_mut(&ino)) {
@@ -274,17 +284,20 @@ impl<B: Body> Engine<B> {
                 Some((source, _, _)) => engine.note_silence(source, fx),
                 None => engine.note_silent_directory(ino, fx),
             }
-            let gone = engine.vanished.contains(&ino);
+            let gone = engine.vanished.contains_key(&ino);
             let stale = engine.file_of(ino).filter(|(id, _, _)| !gone && engine.live(at.now, *id).is_some());
             let answer = match (operation, stale) {
-                (Operation::Open, Some((id, piece, _))) => {
-                    engine.open_file(at, ino, id, piece).map(Answer::Opened)
+                (Operation::Open { request }, Some((id, piece, _))) => {
+                    engine.open_file(at, ino, id, piece, request).map(Answer::Opened)
                 }
                 (Operation::Attributes, Some(_)) => {
                     engine.file_attributes(at.now, ino).map(Answer::Attributes)
                 }
                 (
-                    Operation::Open | Operation::Attributes | Operation::OpenDirectory | Operation::Refresh,
+                    Operation::Open { .. }
+                    | Operation::Attributes
+                    | Operation::OpenDirectory { .. }
+                    | Operation::Refresh,
                     _,
                 ) => Err(FsError::TimedOut),
             };
