@@ -13,11 +13,13 @@ mod limits;
 mod mounts;
 mod queue;
 mod report;
+pub mod seal;
 mod settle;
 mod upstream;
 mod work;
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +33,9 @@ use crate::core::identity::TokenTerms;
 use crate::core::listing::Keys;
 use crate::core::name::{FileId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket};
 use crate::core::source::Body;
+use crate::core::state::Forsaken;
 use crate::core::time::{BootTime, Chance, Moment};
+use crate::driver::seal::{News, Seal};
 use crate::secret::SecretBytes;
 use crate::vault::{Token, Vault};
 
@@ -151,10 +155,42 @@ pub struct Service<C> {
 }
 
 struct Shared<C> {
-    engine: Mutex<Engine<SecretBytes>>,
+    held: Mutex<Held>,
     inbox: mpsc::UnboundedSender<Message>,
     clock: C,
     breaker: Mutex<Breaker>,
+}
+
+/// What the one lock holds.
+struct Held {
+    engine: Engine<SecretBytes>,
+    seal: Option<Seal>,
+}
+
+/// The engine, locked. What was changed is sealed before anybody else sees it.
+struct Locked<'a>(MutexGuard<'a, Held>);
+
+impl Deref for Locked<'_> {
+    type Target = Engine<SecretBytes>;
+
+    fn deref(&self) -> &Engine<SecretBytes> {
+        &self.0.engine
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Engine<SecretBytes> {
+        &mut self.0.engine
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let Held { engine, seal } = &mut *self.0;
+        if let Some(seal) = seal {
+            seal.follow(engine);
+        }
+    }
 }
 
 impl<C> Clone for Service<C> {
@@ -179,9 +215,14 @@ pub struct Inbox(mpsc::UnboundedReceiver<Message>);
 impl<C: Clock> Service<C> {
     /// A service for an engine; what it sends waits in the inbox until the driver runs.
     pub fn new(engine: Engine<SecretBytes>, clock: C) -> (Service<C>, Inbox) {
+        Service::sealed(engine, None, clock)
+    }
+
+    /// As [`Service::new`]; whatever changes is sealed.
+    pub fn sealed(engine: Engine<SecretBytes>, seal: Option<Seal>, clock: C) -> (Service<C>, Inbox) {
         let (inbox, messages) = mpsc::unbounded_channel();
         let breaker = Mutex::new(Breaker::default());
-        let shared = Arc::new(Shared { engine: Mutex::new(engine), inbox, clock, breaker });
+        let shared = Arc::new(Shared { held: Mutex::new(Held { engine, seal }), inbox, clock, breaker });
         (Service { shared }, Inbox(messages))
     }
 
@@ -228,8 +269,13 @@ impl<C: Clock> Service<C> {
         Moment { now: self.shared.clock.now(), chance: Chance(fastrand::u64(..)) }
     }
 
-    fn engine(&self) -> MutexGuard<'_, Engine<SecretBytes>> {
-        self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    fn engine(&self) -> Locked<'_> {
+        Locked(self.shared.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes what is sealed of tokens.
+    fn seal<T>(&self, change: impl FnOnce(&mut Seal) -> T) -> Option<T> {
+        self.engine().0.seal.as_mut().map(change)
     }
 
     fn send(&self, message: Message) {
@@ -252,6 +298,19 @@ pub struct Driver<V, C: Clock, K> {
     /// Answers that overtook their replies on the way here.
     early: HashMap<Ticket, Result<Answer, FsError>>,
     next_wake: Option<BootTime>,
+    /// What a predecessor has left to be done.
+    inherited: (Effects, Vec<(Forsaken, Token)>),
+}
+
+/// What a driver goes on with.
+#[derive(Default)]
+pub struct Inheritance {
+    /// The tokens that the engine knows.
+    pub tokens: HashMap<Credential, Token>,
+    /// What is to be done at once.
+    pub effects: Effects,
+    /// Tokens of identities that are not configured any more, and what they have obtained.
+    pub forsaken: Vec<(Forsaken, Token)>,
 }
 
 impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
@@ -276,11 +335,25 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
             deadlines: BTreeSet::new(),
             early: HashMap::new(),
             next_wake: None,
+            inherited: Default::default(),
         }
+    }
+
+    /// Goes on where a predecessor has ended.
+    #[must_use]
+    pub fn inheriting(mut self, inheritance: Inheritance) -> Driver<V, C, K> {
+        self.tokens = inheritance.tokens;
+        self.inherited = (inheritance.effects, inheritance.forsaken);
+        self
     }
 
     /// Logs in and then works until it is stopped.
     pub async fn run(mut self) {
+        let (effects, forsaken) = std::mem::take(&mut self.inherited);
+        self.carry_out(effects);
+        for (forsaken, token) in forsaken {
+            self.give_back(&forsaken, token);
+        }
         let at = self.service.moment();
         let effects = self.service.engine().start(at);
         self.carry_out(effects);
@@ -299,6 +372,27 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 },
                 () = self.timer.wait_until(wake) => self.time_passes(),
             }
+            self.tell_of_the_seal();
+        }
+    }
+
+    fn tell_of_the_seal(&self) {
+        match self.service.seal(Seal::news).flatten() {
+            Some(News::Full(full)) => {
+                tracing::warn!(reason = %full, "the state can't be kept for a successor: a restart would log in anew");
+            }
+            Some(News::Whole) => tracing::info!("the state is kept for a successor again"),
+            None => {}
+        }
+    }
+
+    /// What an identity had that is not configured any more.
+    fn give_back(&self, forsaken: &Forsaken, token: Token) {
+        if forsaken.ours {
+            return self.work().revoke_token(forsaken.with, token);
+        }
+        for lease in &forsaken.leases {
+            self.work().revoke_lease(Some(token.clone()), lease.clone());
         }
     }
 
@@ -367,7 +461,11 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 };
                 let (id, effects) = engine.logged_in(at, identity, request, terms);
                 if let (Some(id), Some(token)) = (id, token) {
-                    self.tokens.insert(Credential { identity, token: id }, token);
+                    let with = Credential { identity, token: id };
+                    if let Some(seal) = &mut engine.0.seal {
+                        seal.keep(with, token.clone());
+                    }
+                    self.tokens.insert(with, token);
                 }
                 effects
             }
@@ -421,12 +519,13 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
             Effect::Report(report) => report::log(&report, &self.service, &self.settings.names),
             Effect::DropToken { with } => {
                 self.tokens.remove(&with);
+                self.service.seal(|seal| seal.forget(with));
             }
             Effect::LogIn { request, identity } => self.work().log_in(request, identity),
             Effect::RenewToken { request, with } => self.work().renew_token(request, self.token(with), with),
             Effect::RevokeToken { with } => {
                 if let Some(token) = self.tokens.remove(&with) {
-                    self.work().revoke_token(token);
+                    self.work().revoke_token(with, token);
                 }
             }
             Effect::Read { request, source, with, read, fields, minting, urgency } => {

@@ -84,13 +84,15 @@ impl<V: Vault, C: Clock> Work<V, C> {
         });
     }
 
-    pub(super) fn revoke_token(self, token: Token) {
+    pub(super) fn revoke_token(self, with: Credential, token: Token) {
         tokio::spawn(async move {
             let revoke = |vault: Arc<V>, token| async move { vault.revoke_self(&token).await };
             let (_, result) = self.upkeep(Some(token), Urgency::Reader, revoke).await;
             if let Err(failure) = result {
                 tracing::warn!(reason = failure.reason, "a token that was replaced could not be revoked");
             }
+            // Not before: a successor of this process would not know of it.
+            self.service.seal(|seal| seal.forget(with));
         });
     }
 

@@ -23,6 +23,7 @@ use crate::driver::{Kernel, Reply, Service};
 use crate::fuse::notify::{Notice, Notices};
 use crate::fuse::session::{KernelFeature, negotiate};
 use crate::fuse::{DIRECTORY_FLAGS, FILE_FLAGS};
+use crate::sealed::{InHand, Requests};
 use crate::sys;
 
 /// What stands on both sides of the mount: set once it is made.
@@ -49,12 +50,36 @@ impl Wiring {
 pub struct Adapter<C: Clock> {
     service: Service<C>,
     wiring: Arc<Wiring>,
+    requests: Option<Arc<Requests>>,
 }
+
+/// How many servers in a row a request may end: then the next one does not touch it.
+const CRASHES: u32 = 2;
 
 impl<C: Clock> Adapter<C> {
     /// An adapter for a service.
     pub fn new(service: Service<C>, wiring: Arc<Wiring>) -> Adapter<C> {
-        Adapter { service, wiring }
+        Adapter { service, wiring, requests: None }
+    }
+
+    /// Writes down what it has in hand, for a successor.
+    #[must_use]
+    pub fn noting(self, requests: Option<Arc<Requests>>) -> Adapter<C> {
+        Adapter { requests, ..self }
+    }
+
+    /// Notes that a request is in hand until what is returned is dropped.
+    ///
+    /// # Errors
+    /// `EIO`: it has ended several servers.
+    fn take_up(&self, request: &Request) -> Result<Option<InHand<'_>>, Errno> {
+        let Some(requests) = &self.requests else { return Ok(None) };
+        let number = request.unique().0;
+        if requests.crashes(number) >= CRASHES {
+            tracing::error!(number, uid = request.uid(), "a request that has ended several servers gets EIO");
+            return Err(Errno::EIO);
+        }
+        Ok(Some(requests.begin(number)))
     }
 
     /// Makes a call that needs a verdict; reads the caller's groups if the verdict depends on them.
@@ -175,7 +200,11 @@ impl<C: Clock> Filesystem for Adapter<C> {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         let found = match name.to_str() {
             Some(name) => self.service.look(|engine, now| engine.lookup(now, parent.into(), name)),
             // Names in Vault are UTF-8.
@@ -195,12 +224,20 @@ impl<C: Clock> Filesystem for Adapter<C> {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         let outcome = self
             .judged(request, |caller| self.service.call(|engine, at| engine.getattr(at, caller, ino.into())));
         self.finish(outcome, Pending::Attributes(reply), Answer::Attributes);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(FsError::ReadOnly.into());
         }
@@ -211,7 +248,7 @@ impl<C: Clock> Filesystem for Adapter<C> {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -220,6 +257,10 @@ impl<C: Clock> Filesystem for Adapter<C> {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         // A read without a lock owner fills the page cache, for a mapping.
         let reader = if lock_owner.is_some() { Reader::Handle } else { Reader::PageCache };
         match self.service.look(|engine, now| engine.read(now, fh.into(), reader)) {
@@ -247,7 +288,7 @@ impl<C: Clock> Filesystem for Adapter<C> {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -255,11 +296,19 @@ impl<C: Clock> Filesystem for Adapter<C> {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         self.service.call(|engine, at| ((), engine.release(at, HandleId::from(fh))));
         reply.ok();
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         let outcome = self
             .judged(request, |caller| self.service.call(|engine, at| engine.opendir(at, caller, ino.into())));
         self.finish(outcome, Pending::OpenDirectory(reply), Answer::DirectoryOpened);
@@ -267,12 +316,16 @@ impl<C: Clock> Filesystem for Adapter<C> {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         let result = self.service.look(|engine, _| {
             engine.readdir(fh.into(), offset, |name, ino, node_type, next| {
                 room(reply.add(ino.into(), next, file_type(node_type), name))
@@ -286,12 +339,16 @@ impl<C: Clock> Filesystem for Adapter<C> {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         let result = self.service.look(|engine, now| {
             engine.readdirplus(now, fh.into(), offset, |name, attributes, next| {
                 let attr = file_attr(attributes);
@@ -306,17 +363,25 @@ impl<C: Clock> Filesystem for Adapter<C> {
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         self.service.look(|engine, _| engine.releasedir(fh.into()));
         reply.ok();
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         let Some(name) = name.to_str().filter(|name| name.starts_with("user.leasefs.")) else {
             return reply.error(Errno::ENODATA);
         };
@@ -328,6 +393,10 @@ impl<C: Clock> Filesystem for Adapter<C> {
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _in_hand = match self.take_up(request) {
+            Ok(in_hand) => in_hand,
+            Err(errno) => return reply.error(errno),
+        };
         let outcome = self.judged(request, |caller| {
             self.service.look(|engine, now| engine.xattr_names(now, caller, ino.into()))
         });
