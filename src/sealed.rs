@@ -136,7 +136,8 @@ impl Sealed {
             self.make_room(key);
         }
         if !self.fits(length) {
-            let needed = self.live().saturating_add(length);
+            // All that is in the half now is live: it has just been put together.
+            let needed = self.batch.length.saturating_add(length);
             self.batch.full = Some(Full { needed, room: self.layout.half() });
             return;
         }
@@ -297,11 +298,6 @@ impl Sealed {
         }
         self.area.wipe(at..range.end);
         self.batch.length = at - range.start;
-    }
-
-    /// What the entries after the batch take; it must have been moved to the other half.
-    fn live(&self) -> usize {
-        self.batch.length
     }
 
     /// After a commit in the half that counts.

@@ -293,6 +293,46 @@ fn full_leaves_no_state_until_all_is_put_anew() {
 }
 
 #[test]
+fn killed_while_it_gives_up_it_holds_the_last_commit_or_none() {
+    let mut held = 0;
+    for stores in 0.. {
+        let memory = create_ordinary(LEAST).unwrap();
+        let mut sealed = reopened(&memory);
+        sealed.put(b"token", &secret(b"1"));
+        sealed.commit().unwrap();
+        let is_over = last_store::killed_after(stores, || {
+            sealed.put(b"big", &secret(&[7; 4096]));
+            sealed.commit().unwrap_err();
+            drop(sealed);
+            !last_store::was_made()
+        });
+        match Sealed::open(again(&memory)) {
+            Ok(sealed) => {
+                assert_eq!(held, stores, "once it holds none, it holds none");
+                assert_eq!(entries(&sealed).into_keys().collect::<Vec<_>>(), [b"token"]);
+                held += 1;
+            }
+            Err(error) => assert_eq!(error, SealedError::Unusable),
+        }
+        drop(Sealed::format(again(&memory)).unwrap());
+        assert_eq!(markers(&bytes(&memory)), 0);
+        if is_over {
+            break;
+        }
+    }
+    assert!(held > 0);
+}
+
+#[test]
+fn it_can_be_handed_to_a_thread() {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<Sealed>();
+    is_send::<Requests>();
+    is_sync::<Requests>();
+}
+
+#[test]
 fn it_is_full_only_if_the_entries_do_not_fit() {
     let memory = create_ordinary(LEAST).unwrap();
     let mut sealed = reopened(&memory);

@@ -188,7 +188,7 @@ impl Area {
         let (whole, rest) = bytes.as_chunks::<WORD>();
         let words = &self.words()[at / WORD..][..bytes.len().div_ceil(WORD)];
         for (word, bytes) in words.iter().zip(whole) {
-            set(word, u64::from_le_bytes(*bytes).to_le(), Ordering::Relaxed);
+            set(word, u64::from_ne_bytes(*bytes), Ordering::Relaxed);
         }
         if let (Some(word), false) = (words.last(), rest.is_empty()) {
             let value = rest.iter().rev().fold(0, |value, byte| (value << 8) | u64::from(*byte));
@@ -287,7 +287,7 @@ impl Drop for Mapping {
 }
 
 fn set_size(memory: OwnedFd, size: usize) -> Result<OwnedFd, MemoryError> {
-    let size = size.next_multiple_of(*super::PAGE_SIZE);
+    let size = size.checked_next_multiple_of(*super::PAGE_SIZE).ok_or(MemoryError::OutOfMemory { size })?;
     let memory = File::from(memory);
     memory
         .set_len(size as u64)
@@ -414,6 +414,7 @@ mod tests {
     fn more_than_there_is_address_space_is_out_of_memory() {
         let memory = create_ordinary(1 << 50).unwrap();
         assert_eq!(map(memory, 0).err(), Some(MemoryError::OutOfMemory { size: 1 << 50 }));
+        assert_eq!(create(usize::MAX).err(), Some(MemoryError::OutOfMemory { size: usize::MAX }));
     }
 
     #[test]
