@@ -11,6 +11,7 @@
 mod command;
 mod ground;
 mod herald;
+mod heritage;
 mod lore;
 mod readiness;
 mod record;
@@ -19,6 +20,7 @@ mod server;
 mod stand;
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use sd_notify::NotifyState;
@@ -37,12 +39,16 @@ use crate::driver::{self, Names};
 use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::session::{self, MountOptions};
 use crate::keeper::{Keeper, KeeperError, Papers, Program, Word};
+use crate::sealed::Sealed;
 use crate::secret::SecretBytes;
-use crate::sys;
+use crate::sys::{self, secret_memory};
 use crate::vault::client::{Client, ClientError};
 
 pub use command::{CommandMount, serve_command};
 pub use server::{ServerPapers, serve};
+
+/// What is kept besides secrets takes so much of the state at most, in bytes: 10,000 leases in use take a third.
+const BOOKS: usize = 32 << 20;
 
 /// What to mount where.
 #[derive(Clone, Debug)]
@@ -148,8 +154,9 @@ pub fn run(
     // As it is called from anywhere, as far as that can be told.
     let config = options.config.canonicalize().unwrap_or_else(|_| options.config.clone());
     let record = Record::new(mount.seat(), config, (uid, gid), environment.home, mounted);
-    let papers =
-        Papers { record: record.write().map_err(system("the mount can't be described"))?, state: None };
+    let (state, requests) = memory(plan.mount.max_memory);
+    let record = record.write().map_err(system("the mount can't be described"))?;
+    let papers = Papers { record, state, requests };
     let mut serving = Some(serving);
     keeper.keep(mount, &papers, program, |word| match word {
         Word::Serves => {
@@ -161,6 +168,17 @@ pub fn run(
         Word::GivenBack | Word::HandOver | Word::Failed { .. } => {}
     })?;
     Ok(())
+}
+
+/// Memory for the state; where there is none, for what must be known of the kernel's requests alone. The server
+/// says what is missing.
+fn memory(max_memory: u64) -> (Option<OwnedFd>, Option<OwnedFd>) {
+    let wanted = Sealed::memory_for(usize::try_from(max_memory).unwrap_or(usize::MAX / 8) + BOOKS);
+    let size = sys::lockable().map_or(wanted, |lockable| wanted.min(lockable / 2));
+    match secret_memory::create(size) {
+        Ok(state) => (Some(state), None),
+        Err(_) => (None, secret_memory::create_ordinary(secret_memory::SHARED).ok()),
+    }
 }
 
 fn system(what: &'static str) -> impl Fn(std::io::Error) -> DaemonError {

@@ -76,6 +76,8 @@ pub struct Papers {
     pub record: File,
     /// The sealed state, where the system has such memory.
     pub state: Option<OwnedFd>,
+    /// Where it has not: what is kept of the kernel's requests.
+    pub requests: Option<OwnedFd>,
 }
 
 /// Why a mount is kept no longer.
@@ -260,11 +262,11 @@ impl Server {
         let (link, theirs): (_, ServerEnd<Word>) = link::pair()?;
         let mut command = Command::new(&program.path);
         command.args(&program.arguments);
-        let state = papers.state.as_ref().map(AsFd::as_fd);
         let descriptors = [
             ("--device", Some(mount.device().as_fd())),
             ("--record", Some(papers.record.as_fd())),
-            ("--state", state),
+            ("--state", papers.state.as_ref().map(AsFd::as_fd)),
+            ("--requests", papers.requests.as_ref().map(AsFd::as_fd)),
             ("--keeper", Some(theirs.as_fd())),
         ];
         for (name, fd) in descriptors {

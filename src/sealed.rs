@@ -42,7 +42,12 @@ pub struct Sealed {
     batch: Batch,
     /// How far each half may hold anything but zeros.
     reach: [usize; 2],
+    /// From what length on a half is left although it has room: its pages would stay for good.
+    roomy: usize,
 }
+
+/// Up to this length a half is filled however little of it is live, in bytes.
+const ROOMY: usize = 1 << 20;
 
 /// What will be committed.
 struct Batch {
@@ -113,7 +118,8 @@ impl Sealed {
     fn read(requests: Arc<Requests>, mut area: Area, layout: Layout) -> Result<Sealed, SealedError> {
         let opening::Opened { half, length, index, reach } = opening::read(&mut area, layout)?;
         let batch = Batch { half, length, staged: HashMap::new(), full: None };
-        Ok(Sealed { area, layout, requests, half, length, index, batch, reach })
+        let roomy = ROOMY.max(4 * length);
+        Ok(Sealed { area, layout, requests, half, length, index, batch, reach, roomy })
     }
 
     /// Live entries as of the last commit, in the order in which they were last put; none after [`Full`]. The
@@ -132,6 +138,10 @@ impl Sealed {
         }
         let length = record::length(key.len(), value.len()).unwrap_or(usize::MAX);
         self.unstage(key);
+        if self.is_appending() && self.batch.length.saturating_add(length) > self.roomy {
+            self.make_room(key);
+            self.roomy = ROOMY.max(self.batch.length.saturating_mul(4));
+        }
         if !self.fits(length) {
             self.make_room(key);
         }

@@ -143,6 +143,15 @@ pub enum MemoryLock {
     },
 }
 
+/// How many bytes this process may lock; `None`: as many as it likes.
+pub fn lockable() -> Option<usize> {
+    if may_lock_without_limit() {
+        return None;
+    }
+    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap_or((0, 0));
+    Some(usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
 /// Locks all memory of the process if that can't make a later allocation fail, that is with
 /// CAP_IPC_LOCK or an infinite RLIMIT_MEMLOCK (mlockall(2) counts the whole address space against the
 /// limit). Otherwise pages with secrets are locked one by one, by [`lock_range`].

@@ -25,6 +25,9 @@ pub struct ServeArgs {
     /// The same of the sealed state
     #[arg(long, value_name = "NUMBER")]
     pub state: Option<RawFd>,
+    /// The same of what is kept of the kernel's requests, where there is no sealed state
+    #[arg(long, value_name = "NUMBER")]
+    pub requests: Option<RawFd>,
     /// The same of the link to the keeper
     #[arg(long, value_name = "NUMBER")]
     pub keeper: Option<RawFd>,
@@ -57,8 +60,8 @@ pub(super) fn program(log: Log, level: &str) -> Result<Program, CommandError> {
 /// # Errors
 /// [`CommandError`].
 pub fn run(args: &ServeArgs) -> Result<Exit, CommandError> {
-    let ServeArgs { device, record, state, keeper, .. } = *args;
-    let papers = ServerPapers { device, record, state, keeper };
+    let ServeArgs { device, record, state, requests, keeper, .. } = *args;
+    let papers = ServerPapers { device, record, state, requests, keeper };
     match daemon::serve(papers, |error| of_daemon(error) as u8) {
         // The keeper has printed it.
         Err(error) if keeper.is_some() => Ok(of_daemon(&error)),

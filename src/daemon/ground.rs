@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 
 use crate::config::plan::MountPlan;
 use crate::control::{Farewell, Listener, LockStore, MountInfo, ServiceHandler, Successor};
-use crate::core::engine::Engine;
 use crate::core::locks::Locks;
 use crate::core::time::UnixTime;
 use crate::daemon::herald::Herald;
+use crate::daemon::heritage::Heritage;
 use crate::daemon::lore::PlanLore;
 use crate::daemon::stand::{Served, Stand};
 use crate::daemon::{DaemonError, driver_settings, layout, reload, system};
@@ -22,7 +22,6 @@ use crate::fuse::adapter::{Adapter, Wiring};
 use crate::fuse::mount_point::MountPoint;
 use crate::fuse::session::MountOptions;
 use crate::keeper::Word;
-use crate::secret::SecretBytes;
 use crate::sys::{self, BootTimer};
 use crate::vault::client::Client;
 
@@ -42,7 +41,7 @@ pub(super) struct Ground {
     config: PathBuf,
     stand: Stand,
     client: Client,
-    engine: Engine<SecretBytes>,
+    heritage: Heritage,
     mounted: UnixTime,
     losses: Vec<String>,
 }
@@ -78,7 +77,9 @@ impl Ground {
         let (uid, gid) = sys::effective_ids();
         let options = MountOptions { uid, gid, allow_other };
         let stand = Stand::New { point, source: source.to_owned(), options };
-        Ground::new(plan, config, stand, sys::unix_time(), losses)
+        let mounted = sys::unix_time();
+        let heritage = Heritage::none(layout(&plan, mounted))?;
+        Ground::new(plan, config, stand, heritage, mounted, losses)
     }
 
     /// For any mount. `mounted` is when that was, or will have been.
@@ -86,12 +87,12 @@ impl Ground {
         plan: MountPlan,
         config: PathBuf,
         stand: Stand,
+        heritage: Heritage,
         mounted: UnixTime,
         losses: Vec<String>,
     ) -> Result<Ground, DaemonError> {
         let client = Client::new(&plan.vault, &plan.identities)?;
-        let engine = Engine::new(layout(&plan, mounted))?;
-        Ok(Ground { plan, config, stand, client, engine, mounted, losses })
+        Ok(Ground { plan, config, stand, client, heritage, mounted, losses })
     }
 
     /// Where it is, or will be.
@@ -109,25 +110,29 @@ impl Ground {
         herald: Arc<Herald>,
         announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
     ) -> Result<Ended, DaemonError> {
-        let Ground { plan, config, stand, client, mut engine, mounted, mut losses } = self;
+        let Ground { plan, config, stand, client, heritage, mounted, mut losses } = self;
+        let Heritage { mut engine, seal, requests, inheritance } = heritage;
         let Calls { told, mut hangup } = calls;
         engine.restore_locks(locks.load()?);
         report_locks(engine.locks());
-        let (service, inbox) = Service::new(engine, SystemClock);
+        let (service, inbox) = Service::sealed(engine, seal, SystemClock);
         let wiring = Arc::new(Wiring::default());
         let (tell_end, mut session_end) = mpsc::unbounded_channel();
-        let adapter = Adapter::new(service.clone(), Arc::clone(&wiring));
-        let served = stand.serve(adapter, plan.mount.threads, move |end| {
+        let adapter = Adapter::new(service.clone(), Arc::clone(&wiring)).noting(requests);
+        let (served, failed) = stand.serve(adapter, plan.mount.threads, move |end| {
             // Nobody listens any more when the end was asked for.
             let _ = tell_end.send(end);
         })?;
+        for request in failed {
+            service.call(|engine, at| ((), engine.failed(at, request)));
+        }
         let (notices, notifier) = served.notices().map_err(system("no thread could be started"))?;
         wiring.connect(notices.clone());
         losses.extend(wiring.missing().iter().map(|feature| format!("this kernel lacks {feature}")));
         let timer = BootTimer::new().map_err(system("no timer could be made"))?;
         let lore = Box::new(PlanLore::new(&plan, client.clone()));
         let driver = Driver::new(service.clone(), inbox, timer, client, notices, driver_settings(&plan));
-        let driving = tokio::spawn(driver.run());
+        let driving = tokio::spawn(driver.inheriting(inheritance).run());
         let (ends, mut asked) = mpsc::unbounded_channel();
         let successor = match &served {
             Served::Kept { .. } => Successor::Comes,

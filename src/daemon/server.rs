@@ -10,12 +10,14 @@ use crate::config::{self, Environment};
 use crate::control::{self, LockStore};
 use crate::daemon::ground::{Calls, Ground};
 use crate::daemon::herald::Herald;
+use crate::daemon::heritage::{Heritage, Memory};
 use crate::daemon::record::Record;
 use crate::daemon::stand::Stand;
-use crate::daemon::{DaemonError, command, end_on_panic, locked_in_part, readiness, runtime, system};
-use crate::fuse::kept::Unanswered;
+use crate::daemon::{DaemonError, command, end_on_panic, layout, locked_in_part, readiness, runtime, system};
+use crate::fuse::kept::{Seat, Unanswered};
 use crate::keeper::Word;
 use crate::link::ServerEnd;
+use crate::sealed::Requests;
 use crate::sys::descriptors::inherited;
 use crate::sys::{self, MemoryLock};
 
@@ -28,6 +30,8 @@ pub struct ServerPapers {
     pub record: RawFd,
     /// The sealed state.
     pub state: Option<RawFd>,
+    /// Where there is none: what is kept of the kernel's requests.
+    pub requests: Option<RawFd>,
     /// The link to the keeper, if there is one.
     pub keeper: Option<RawFd>,
 }
@@ -36,6 +40,7 @@ pub struct ServerPapers {
 struct Inheritance {
     device: OwnedFd,
     record: Record,
+    memory: Memory,
     keeper: Option<ServerEnd<Word>>,
 }
 
@@ -45,7 +50,12 @@ impl Inheritance {
         let keeper = papers.keeper.map(take).transpose()?.map(ServerEnd::from);
         let record = Record::read(take(papers.record)?)
             .map_err(|error: io::Error| DaemonError::Record { why: error.kind() })?;
-        Ok(Inheritance { device: take(papers.device)?, record, keeper })
+        let memory = match (papers.state, papers.requests) {
+            (Some(state), _) => Memory::State(take(state)?),
+            (None, Some(page)) => Memory::Requests(take(page)?),
+            (None, None) => Memory::Nothing,
+        };
+        Ok(Inheritance { device: take(papers.device)?, record, memory, keeper })
     }
 }
 
@@ -57,57 +67,89 @@ impl Inheritance {
 pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<(), DaemonError> {
     end_on_panic();
     sys::forbid_core_dumps().map_err(system("core dumps can't be forbidden"))?;
-    let Inheritance { device, record, keeper } = Inheritance::take(papers)?;
-    let last_words = keeper.as_ref().map(ServerEnd::again).transpose().map_err(system("no keeper"))?;
-    let result = serve_kept(device, record, keeper);
+    let inheritance = Inheritance::take(papers)?;
+    let keeper = inheritance.keeper.as_ref();
+    let last_words = keeper.map(ServerEnd::again).transpose().map_err(system("no keeper"))?;
+    let result = inheritance.serve();
     if let (Err(error), Some(mut keeper)) = (&result, last_words) {
         keeper.say(&Word::Failed { code: code(error), message: error.to_string() });
     }
     result
 }
 
-fn serve_kept(device: OwnedFd, record: Record, keeper: Option<ServerEnd<Word>>) -> Result<(), DaemonError> {
-    let plan = config::load(&record.config, &Environment::from_process())?;
-    for warning in &plan.warnings {
-        tracing::warn!("{warning}");
+impl Inheritance {
+    fn serve(self) -> Result<(), DaemonError> {
+        let Inheritance { device, record, memory, keeper } = self;
+        let plan = config::load(&record.config, &Environment::from_process())?;
+        for warning in &plan.warnings {
+            tracing::warn!("{warning}");
+        }
+        let mut losses = Vec::new();
+        if let MemoryLock::SecretPagesOnly { reason } = sys::lock_memory() {
+            tracing::warn!(reason, "only the pages of secrets are locked in memory");
+            losses.push(locked_in_part(&reason));
+        }
+        let Record { seat, config, mounted, .. } = record;
+        let heritage = Heritage::take(memory, layout(&plan, mounted), &mut losses)?;
+        let unanswered = unanswered(&seat, heritage.requests.as_deref());
+        if unanswered != Unanswered::Resent {
+            losses.push(
+                "this kernel can't send requests again (Linux 6.9): at a restart, calls that wait get EINTR"
+                    .to_owned(),
+            );
+        }
+        if let Some(requests) = &heritage.requests {
+            requests.take_stock();
+        }
+        let stand = Stand::Kept { seat, device, unanswered };
+        let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?;
+        runtime()?.block_on(async {
+            let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
+            let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
+            let hangup = Some(signal(SignalKind::hangup()).map_err(system("signals can't be caught"))?);
+            let (herald, gone) = match keeper {
+                Some(keeper) => {
+                    let gone = keeper
+                        .again()
+                        .and_then(|keeper| keeper.into_stream())
+                        .map_err(system("no keeper"))?;
+                    (Herald::to_keeper(keeper), Some(gone))
+                }
+                None => (Herald::to_systemd(), None),
+            };
+            let told = async {
+                tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                    () = is_gone(gone) => "the keeper of the mount has died",
+                }
+            };
+            let herald = Arc::new(herald);
+            let listener = control::listen(ground.path())?;
+            let locks = LockStore::usual(ground.path());
+            let announce = {
+                let herald = Arc::clone(&herald);
+                |service, mount_point| readiness::announce(service, mount_point, herald)
+            };
+            ground.serve(Some(listener), locks, Calls { told, hangup }, herald, announce).await
+        })?;
+        Ok(())
     }
-    let mut losses = Vec::new();
-    if let MemoryLock::SecretPagesOnly { reason } = sys::lock_memory() {
-        tracing::warn!(reason, "only the pages of secrets are locked in memory");
-        losses.push(locked_in_part(&reason));
+}
+
+/// Set to `off`, requests are not sent again, as on kernels that can't do it.
+const RESEND: &str = "LEASEFS_RESEND";
+
+/// What becomes of requests that a predecessor has not answered. For the first server there are none, which
+/// does no harm.
+fn unanswered(seat: &Seat, requests: Option<&Requests>) -> Unanswered {
+    if seat.handshake.can_resend() && std::env::var_os(RESEND).is_none_or(|value| value != "off") {
+        return Unanswered::Resent;
     }
-    let Record { seat, config, mounted, .. } = record;
-    let stand = Stand::Kept { seat, device, unanswered: Unanswered::Resent };
-    let ground = Ground::new(plan, config, stand, mounted, losses)?;
-    runtime()?.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
-        let hangup = Some(signal(SignalKind::hangup()).map_err(system("signals can't be caught"))?);
-        let (herald, gone) = match keeper {
-            Some(keeper) => {
-                let gone =
-                    keeper.again().and_then(|keeper| keeper.into_stream()).map_err(system("no keeper"))?;
-                (Herald::to_keeper(keeper), Some(gone))
-            }
-            None => (Herald::to_systemd(), None),
-        };
-        let told = async {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-                () = is_gone(gone) => "the keeper of the mount has died",
-            }
-        };
-        let herald = Arc::new(herald);
-        let listener = control::listen(ground.path())?;
-        let locks = LockStore::usual(ground.path());
-        let announce = {
-            let herald = Arc::clone(&herald);
-            |service, mount_point| readiness::announce(service, mount_point, herald)
-        };
-        ground.serve(Some(listener), locks, Calls { told, hangup }, herald, announce).await
-    })?;
-    Ok(())
+    match requests.map_or(0, Requests::highest) {
+        0 => Unanswered::None,
+        highest => Unanswered::Swept { highest },
+    }
 }
 
 /// Returns when a keeper is gone.

@@ -46,24 +46,25 @@ impl Stand {
         }
     }
 
-    /// Serves from now on. `ended` is called when the session is over, for whatever reason.
+    /// Serves from now on. `ended` is called when the session is over, for whatever reason. Returns the numbers of
+    /// requests that got an error since the server that had begun them is gone, too.
     pub(super) fn serve(
         self,
         file_system: Adapter<SystemClock>,
         threads: usize,
         ended: impl FnOnce(SessionEnd) + Send + 'static,
-    ) -> Result<Served, MountError> {
+    ) -> Result<(Served, Vec<u64>), MountError> {
         match self {
             Stand::New { point, source, options } => {
                 let device = session::mount_from(&source, point, &options)?;
-                Ok(Served::Own(device.serve(file_system, threads, ended)?))
+                Ok((Served::Own(device.serve(file_system, threads, ended)?), Vec::new()))
             }
             Stand::Kept { seat, device, unanswered } => {
                 let (serving, swept) = seat.take(&device, file_system, threads, unanswered, ended)?;
                 if !swept.is_empty() {
                     tracing::info!(count = swept.len(), "calls that the last server had begun get EINTR");
                 }
-                Ok(Served::Kept { seat, serving })
+                Ok((Served::Kept { seat, serving }, swept))
             }
         }
     }

@@ -1,0 +1,146 @@
+//! What a server begins with: the state that its predecessor has sealed, or nothing.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::engine::{Engine, Layout, LayoutError};
+use crate::core::state::{RestoreError, Restored};
+use crate::core::time::{Chance, Moment};
+use crate::driver::Inheritance;
+use crate::driver::seal::{Left, Seal};
+use crate::sealed::{Requests, Sealed, SealedError};
+use crate::secret::SecretBytes;
+use crate::sys;
+use crate::sys::secret_memory::MemoryError;
+
+/// For how long it is waited until the memory of a process that has just died is free.
+const FREED: Duration = Duration::from_secs(2);
+
+/// How often it is tried meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// An engine, and what belongs to it.
+pub(super) struct Heritage {
+    pub engine: Engine<SecretBytes>,
+    /// Keeps the state for a successor.
+    pub seal: Option<Seal>,
+    /// Keeps what a successor must know of the kernel's requests.
+    pub requests: Option<Arc<Requests>>,
+    /// What the predecessor has left to be done.
+    pub inheritance: Inheritance,
+}
+
+/// Memory that may be there for the state.
+pub(super) enum Memory {
+    /// For all of it.
+    State(OwnedFd),
+    /// For what a successor must know of the kernel's requests.
+    Requests(OwnedFd),
+    /// None.
+    Nothing,
+}
+
+impl Heritage {
+    /// Nothing, and nobody comes after.
+    pub(super) fn none(layout: Layout) -> Result<Heritage, LayoutError> {
+        let (seal, requests, inheritance) = (None, None, Inheritance::default());
+        Ok(Heritage { engine: Engine::new(layout)?, seal, requests, inheritance })
+    }
+
+    /// What is in the memory. What can't be used is told, and forgotten: the server begins anew. `losses` gets
+    /// what this system lacks.
+    pub(super) fn take(
+        memory: Memory,
+        layout: Layout,
+        losses: &mut Vec<String>,
+    ) -> Result<Heritage, LayoutError> {
+        let (state, requests) = match memory {
+            Memory::State(state) => (open(state), None),
+            Memory::Requests(page) => (Err(MemoryError::NotSupported.into()), Requests::open(page).ok()),
+            Memory::Nothing => (Err(MemoryError::NotSupported.into()), None),
+        };
+        let store = match state {
+            Ok(store) => store,
+            Err(error) => {
+                tracing::warn!(reason = %error, "no state can be kept: a restart logs in anew");
+                losses.push(format!("no state can be kept, a restart logs in anew: {error}"));
+                let heritage = Heritage::none(layout)?;
+                return Ok(Heritage { requests, ..heritage });
+            }
+        };
+        let requests = Some(store.requests());
+        let (left, tokens, restored) = match Left::read(&store) {
+            Ok(left) if left.is_empty() => (Vec::new(), HashMap::new(), Ok(None)),
+            Ok(Left { cells, mut tokens }) => {
+                let numbers = tokens.keys().copied().collect();
+                let moment = Moment { now: sys::boot_time(), chance: Chance(fastrand::u64(..)) };
+                match Engine::restore(layout.clone(), moment, cells) {
+                    Ok(Restored { engine, effects, tokens: renamed, forsaken }) => {
+                        let forsaken: Vec<_> = forsaken
+                            .into_iter()
+                            .filter_map(|one| Some((tokens.get(&one.with)?.clone(), one)))
+                            .map(|(token, one)| (one, token))
+                            .collect();
+                        let known: HashMap<_, _> = renamed
+                            .into_iter()
+                            .filter_map(|(then, now)| Some((now, tokens.remove(&then)?)))
+                            .collect();
+                        let inheritance = Inheritance { tokens: known.clone(), effects, forsaken };
+                        (numbers, known, Ok(Some((engine, inheritance))))
+                    }
+                    Err(RestoreError::Layout(error)) => return Err(error),
+                    Err(error) => (numbers, HashMap::new(), Err(error.to_string())),
+                }
+            }
+            Err(error) => (Vec::new(), HashMap::new(), Err(error.to_string())),
+        };
+        let (engine, inheritance, store) = match restored {
+            Ok(Some((engine, inheritance))) => (engine, inheritance, store),
+            Ok(None) => (Engine::new(layout)?, Inheritance::default(), store),
+            Err(reason) => {
+                forgotten(&reason);
+                let mut store = store;
+                store.reset();
+                let seal = Some(Seal::new(store, [], HashMap::new()));
+                let (engine, inheritance) = (Engine::new(layout)?, Inheritance::default());
+                return Ok(Heritage { engine, seal, requests, inheritance });
+            }
+        };
+        // Of what is forsaken, too: it is given back now.
+        Ok(Heritage { engine, seal: Some(Seal::new(store, left, tokens)), requests, inheritance })
+    }
+}
+
+fn forgotten(reason: &str) {
+    tracing::warn!(
+        reason,
+        "what the last server has left can't be used: logging in anew; its leases end with their tokens"
+    );
+}
+
+/// Opens the state, or begins anew.
+fn open(memory: OwnedFd) -> Result<Sealed, SealedError> {
+    let system = |_| SealedError::Memory(MemoryError::NotMemory);
+    let deadline = sys::boot_time() + FREED;
+    loop {
+        // A second descriptor, since the first one goes with a failure. It is never closed: that would let others
+        // map the memory (fcntl(2), on record locks).
+        let again = std::mem::ManuallyDrop::new(memory.try_clone().map_err(system)?);
+        match Sealed::open(again.try_clone().map_err(system)?) {
+            Err(SealedError::Memory(MemoryError::InUse)) if sys::boot_time() < deadline => {
+                std::thread::sleep(LOOK);
+            }
+            Err(SealedError::Memory(error)) => return Err(error.into()),
+            Err(error) => {
+                forgotten(&error.to_string());
+                return Sealed::format(again.try_clone().map_err(system)?);
+            }
+            Ok(store) => {
+                std::mem::forget(memory);
+                return Ok(store);
+            }
+        }
+    }
+}
