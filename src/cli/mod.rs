@@ -8,6 +8,7 @@ pub mod check;
 mod daemon_of;
 pub mod exit;
 pub mod explain;
+pub mod generate;
 pub mod lock;
 mod log;
 pub mod mount;
@@ -75,6 +76,9 @@ pub enum Command {
     Unmount(unmount::UnmountArgs),
     /// Says what of a configuration would work, without minting anything
     Check(check::CheckArgs),
+    /// Makes man pages and completions, for packages and for those who have the binary alone
+    #[command(hide = true)]
+    Generate(generate::GenerateArgs),
 }
 
 /// Does what the arguments say, or what mount(8) wants if it is called by a name of its own. Prints errors;
@@ -130,6 +134,7 @@ fn run(command: &Command) -> Result<ExitCode, CommandError> {
         Command::Wait(args) => wait::run(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),
+        Command::Generate(args) => generate::run(args),
     };
     exit.map(ExitCode::from)
 }
