@@ -96,8 +96,8 @@ fn write_page(directory: &Path, command: Command, see: &[&str]) -> io::Result<()
     let has_commands = command.has_subcommands();
     let page = Man::new(command)
         .section(SECTION)
-        // None: a page is as old as its version. Were it empty, what follows would take its place.
-        .date(" ")
+        // None: a page is as old as its version. Without the quotes what follows would take its place.
+        .date("\"\"")
         .source(concat!("leasefs ", env!("CARGO_PKG_VERSION")))
         .manual("System Administration");
     let mut text = Vec::new();
