@@ -7,9 +7,20 @@ PREFIX ?= /usr
 # Where mount(8) looks for its helpers; /sbin leads here on a merged /usr.
 SBINDIR ?= /usr/sbin
 BINARY ?= target/release/leasefs
+INSTALL_PROGRAM ?= install
+# zsh of Debian looks elsewhere than that of everybody else.
+ZSHDIR ?= $(PREFIX)/share/zsh/$(if $(and $(wildcard /etc/debian_version),$(filter /usr,$(PREFIX))),vendor-completions,site-functions)
+# Where the Debian package is put, how it is made, and what of.
+DEB ?= target/debian/
+DEBFLAGS ?=
+staged := target/package
 
 helpers := mount.leasefs mount.fuse.leasefs
 units := $(PREFIX)/lib/systemd/system
+sysusers := $(PREFIX)/lib/sysusers.d/leasefs.conf
+man := $(PREFIX)/share/man/man8
+bash := $(PREFIX)/share/bash-completion/completions
+fish := $(PREFIX)/share/fish/vendor_completions.d
 doc := $(PREFIX)/share/doc/leasefs
 
 .DEFAULT_GOAL := help
@@ -27,7 +38,8 @@ build: ## the release binary, target/release/leasefs
 	$(CARGO) build --release --locked
 
 .PHONY: demo
-demo: deps ## a real server, a real database, a mount: about a minute to watch
+demo: ## a real server, a real database, a mount: about a minute to watch
+	@.ci/deps demo
 	@demo/run
 
 .PHONY: check
@@ -79,20 +91,46 @@ outages: deps ## what a program notices of each outage of Vault, five minutes; `
 	$(CARGO) bench --locked --bench outages -- $(ARGS)
 
 .PHONY: install
-install: ## binary, mount helpers, systemd unit and examples, below $(DESTDIR); run `make build` first
-	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/leasefs
-	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(units) $(DESTDIR)$(doc)/examples
-	for helper in $(helpers); do ln -sfn $(PREFIX)/bin/leasefs $(DESTDIR)$(SBINDIR)/$$helper; done
+install: ## binary, helpers, unit, user, manual, completions and examples, below $(DESTDIR); run `make build` first
+	$(INSTALL_PROGRAM) -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/leasefs
+	install -d $(foreach folder,$(SBINDIR) $(units) $(man) $(bash) $(ZSHDIR) $(fish) $(doc)/examples,$(DESTDIR)$(folder))
+	for helper in $(helpers); do \
+	  ln -sfnr $(DESTDIR)$(PREFIX)/bin/leasefs $(DESTDIR)$(SBINDIR)/$$helper; \
+	done
 	sed 's|=/usr/bin/leasefs|=$(PREFIX)/bin/leasefs|' systemd/leasefs@.service \
 	  > $(DESTDIR)$(units)/leasefs@.service
+	install -D -m 0644 systemd/leasefs.sysusers $(DESTDIR)$(sysusers)
+	$(BINARY) generate man $(DESTDIR)$(man)
+	ln -sfn mount.leasefs.8 $(DESTDIR)$(man)/mount.fuse.leasefs.8
+	$(BINARY) generate completions bash > $(DESTDIR)$(bash)/leasefs
+	$(BINARY) generate completions zsh > $(DESTDIR)$(ZSHDIR)/_leasefs
+	$(BINARY) generate completions fish > $(DESTDIR)$(fish)/leasefs.fish
 	mkdir -p $(DESTDIR)/etc/leasefs
 	install -m 0644 README.md CHANGELOG.md $(DESTDIR)$(doc)
 	install -m 0644 mount-config/*.toml $(DESTDIR)$(doc)/examples
 	sed 's|=/usr/bin/leasefs|=$(PREFIX)/bin/leasefs|' systemd/agent.conf.example \
 	  > $(DESTDIR)$(doc)/examples/agent.conf.example
+ifeq ($(DESTDIR),)
+	if command -v systemd-sysusers >/dev/null; then systemd-sysusers $(sysusers); fi
+endif
 
 .PHONY: uninstall
-uninstall: ## takes away what `make install` has brought; configurations in /etc/leasefs stay
-	rm -f $(DESTDIR)$(PREFIX)/bin/leasefs $(helpers:%=$(DESTDIR)$(SBINDIR)/%) $(DESTDIR)$(units)/leasefs@.service
+uninstall: ## takes away what `make install` has brought, but for the user; configurations in /etc/leasefs stay
+	rm -f $(DESTDIR)$(PREFIX)/bin/leasefs $(helpers:%=$(DESTDIR)$(SBINDIR)/%) $(DESTDIR)$(units)/leasefs@.service \
+	  $(DESTDIR)$(sysusers) $(helpers:%=$(DESTDIR)$(man)/%.8) $(DESTDIR)$(man)/leasefs.8 $(DESTDIR)$(man)/leasefs-*.8 \
+	  $(DESTDIR)$(bash)/leasefs $(DESTDIR)$(ZSHDIR)/_leasefs $(DESTDIR)$(fish)/leasefs.fish
 	rm -rf $(DESTDIR)$(doc)
 	-rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/leasefs
+
+.PHONY: deb
+deb: build ## the Debian package, target/debian/*.deb
+	@.ci/deps package
+	@$(MAKE) --no-print-directory package
+
+# Of a binary that is there. `make install` says what belongs into it.
+.PHONY: package
+package:
+	rm -rf $(staged)
+	@$(MAKE) --no-print-directory install DESTDIR=$(staged) PREFIX=/usr SBINDIR=/usr/sbin \
+	  ZSHDIR=/usr/share/zsh/vendor-completions
+	.tools/bin/cargo-deb deb --no-build --locked --compress-system $(DEBFLAGS) --output $(DEB)

@@ -39,7 +39,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
 ];
 
 /// Foreign crates that only some parts may know.
-const FENCED: [(&str, &[&str]); 9] = [
+const FENCED: [(&str, &[&str]); 11] = [
     ("fuser", &["fuse"]),
     ("vaultrs", &["vault"]),
     ("reqwest", &["vault"]),
@@ -48,6 +48,8 @@ const FENCED: [(&str, &[&str]); 9] = [
     ("nix", &["config", "fuse", "sys"]),
     ("libc", &["sys"]),
     ("clap", &["cli", "main"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("tracing", &["cli", "control", "daemon", "driver", "fuse", "keeper", "vault"]),
 ];
 

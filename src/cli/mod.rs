@@ -8,6 +8,7 @@ pub mod check;
 mod daemon_of;
 pub mod exit;
 pub mod explain;
+pub mod generate;
 pub mod lock;
 mod log;
 pub mod mount;
@@ -79,6 +80,9 @@ pub enum Command {
     /// Serves a mount that another process holds; `leasefs mount` starts it
     #[command(hide = true)]
     Serve(serve::ServeArgs),
+    /// Makes man pages and completions, for packages and for those who have the binary alone
+    #[command(hide = true)]
+    Generate(generate::GenerateArgs),
 }
 
 /// Does what the arguments say, or what mount(8) wants if it is called by a name of its own. Prints errors;
@@ -139,6 +143,7 @@ fn run(command: &Command, level: &str) -> Result<ExitCode, CommandError> {
         Command::Wait(args) => wait::run(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),
+        Command::Generate(args) => generate::run(args),
     };
     exit.map(ExitCode::from)
 }

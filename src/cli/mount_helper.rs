@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::background::{self, Process, Word};
 use crate::cli::exit::{CommandError, Exit};
@@ -87,7 +87,7 @@ struct HelperArgs {
     /// An empty directory
     #[arg(value_name = "MOUNTPOINT")]
     mount_point: PathBuf,
-    /// Options, separated by commas, as \"leasefs mount\" has them
+    /// Options, separated by commas, as "leasefs mount" has them
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     options: Vec<String>,
     /// Leaves out options that are not known
@@ -108,6 +108,11 @@ struct HelperArgs {
     /// Accepted: there is only one type
     #[arg(short = 't', value_name = "TYPE")]
     kind: Option<String>,
+}
+
+/// What can be typed, for its page in the manual.
+pub(super) fn definition() -> clap::Command {
+    HelperArgs::command()
 }
 
 /// Whether a program was called by one of the names that mount(8) knows it by.

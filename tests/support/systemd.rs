@@ -1,5 +1,5 @@
-//! A system apart that a real systemd has booted, with leasefs as `make install` brings it: gone with the test,
-//! however it ends. Needs root, systemd and overlayfs.
+//! A system apart that a real systemd has booted, with leasefs as `make install` brings it or without it: gone
+//! with the test, however it ends. Needs root, systemd and overlayfs.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -28,9 +28,14 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// Nothing at all.
+    pub fn bare() -> Tree {
+        Tree { directory: tempfile::tempdir().expect("a temporary directory can be made") }
+    }
+
     /// leasefs, installed, and an `/etc` with nothing in it.
     pub fn new() -> Tree {
-        let tree = Tree { directory: tempfile::tempdir().expect("a temporary directory can be made") };
+        let tree = Tree::bare();
         let target = format!("DESTDIR={}", tree.path("/").display());
         let binary = concat!("BINARY=", env!("CARGO_BIN_EXE_leasefs"));
         run(Command::new("make").args(["install", &target, binary]).current_dir(env!("CARGO_MANIFEST_DIR")));
