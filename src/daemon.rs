@@ -373,6 +373,7 @@ fn mount_info(plan: &MountPlan, config: PathBuf, mount_point: &Path, losses: Vec
         identities: plan.identities.iter().map(|identity| identity.name.clone()).collect(),
         addresses: plan.vault.addresses.clone(),
         losses,
+        protections: Vec::new(),
         started: sys::unix_time(),
         pid: std::process::id(),
     }

@@ -13,6 +13,7 @@ pub mod driver;
 pub mod fuse;
 pub mod render;
 pub mod run;
+pub mod sandbox;
 pub mod secret;
 pub mod sys;
 pub mod vault;
