@@ -117,8 +117,11 @@ impl Plan {
     }
 
     /// Gives it up. To be called with the FUSE device and the control socket open, everything mounted, memory
-    /// locked, and before any thread is started; clients of Vault can be made before or after. What is missing
-    /// is logged.
+    /// locked, and before any thread is started and any secret is in memory; clients of Vault can be made before
+    /// or after. What is missing is logged.
+    ///
+    /// Without capabilities even root reads no file that its mode bits keep from root, such as another user's
+    /// with mode 0400.
     ///
     /// # Errors
     /// [`SandboxError`].
@@ -138,7 +141,7 @@ impl Plan {
             && sys::locking().all_pages
             && let MemoryLock::SecretPagesOnly { reason } = sys::keep_memory_locked()
         {
-            tracing::warn!(reason, "only the pages of secrets are locked in memory");
+            protections.note_loss(reason);
         }
         // While everything can still be opened by its name.
         let domain = Domain::prepare(&off, &needs, &ports)?;

@@ -10,6 +10,7 @@ use crate::sandbox::files::Pinned;
 pub struct Protections {
     entries: Vec<Entry>,
     pinned: Vec<Pinned>,
+    losses: Vec<String>,
 }
 
 /// One protection.
@@ -54,6 +55,15 @@ impl Protections {
     /// among them. Costs a stat(2) for each of a handful of files.
     pub fn replaced(&self) -> Option<&Path> {
         self.pinned.iter().find(|pinned| pinned.is_replaced()).map(Pinned::path)
+    }
+
+    /// What the process has lost by it that it would rather have kept, a sentence each.
+    pub fn losses(&self) -> impl Iterator<Item = &str> {
+        self.losses.iter().map(String::as_str)
+    }
+
+    pub(super) fn note_loss(&mut self, loss: String) {
+        self.losses.push(loss);
     }
 
     pub(super) fn note(&mut self, name: &'static str, state: State) {
