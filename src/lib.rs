@@ -15,6 +15,7 @@ pub mod keeper;
 pub mod link;
 pub mod render;
 pub mod run;
+pub mod sandbox;
 pub mod sealed;
 pub mod secret;
 pub mod sys;

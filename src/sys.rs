@@ -1,7 +1,7 @@
 //! System calls: clocks, timers, memory locking, core dumps, groups of a caller, mounting, daemons; in files of
-//! their own processes and namespaces.
+//! their own processes, namespaces and privileges.
 //!
-//! Only here is there `unsafe`, and only here is libc named. It decides nothing: what to lock, mount or wait
+//! Only here is there `unsafe`, and only here is libc called. It decides nothing: what to lock, mount or wait
 //! for is the caller's business.
 //!
 //! Invariants: *counted pages*: a page is unlocked when the last secret on it is gone, never before;
@@ -14,6 +14,7 @@
 
 pub mod descriptors;
 pub mod namespace;
+pub mod privilege;
 pub mod process;
 pub mod secret_memory;
 
@@ -175,6 +176,29 @@ pub fn lock_memory() -> MemoryLock {
         return MemoryLock::AllPages;
     }
     only(format!("only pages with secrets are locked, since mlockall failed: {}", io::Error::last_os_error()))
+}
+
+/// Sees to it that memory can go on being locked without CAP_IPC_LOCK; call it while there still is one. With
+/// all pages locked, each new mapping counts against RLIMIT_MEMLOCK from then on, and would fail past it: the
+/// limit is lifted, or if that may not be, only pages with secrets stay locked.
+pub fn keep_memory_locked() -> MemoryLock {
+    let reason = |why: io::Error| MemoryLock::SecretPagesOnly {
+        reason: format!(
+            "only pages with secrets are locked, since RLIMIT_MEMLOCK can't be lifted for a process without \
+             capabilities ({why}): set LimitMEMLOCK=infinity for the service"
+        ),
+    };
+    let mut pages = locked_pages();
+    if !pages.all {
+        return MemoryLock::SecretPagesOnly { reason: "only pages with secrets are locked".to_owned() };
+    }
+    let infinite = getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
+    let lifted = if infinite { Ok(()) } else { privilege::lift_memory_limit() };
+    let Err(error) = lifted else { return MemoryLock::AllPages };
+    // SAFETY: takes no pointer; it changes how pages are backed, not what they hold.
+    unsafe { libc::munlockall() };
+    pages.all = false;
+    reason(error)
 }
 
 /// How well secrets are kept out of swap at this moment.

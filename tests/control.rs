@@ -84,6 +84,10 @@ async fn status_says_how_everything_stands() {
     assert_eq!(status.started, "2023-11-14T22:13:20Z");
     assert_eq!(status.vault.down_for_seconds, None);
     assert!(status.losses.contains(&"this kernel lacks mmap".to_owned()));
+    assert_eq!(
+        (status.protections[0].name.as_str(), status.protections[0].state.as_str()),
+        ("seccomp", "on")
+    );
     assert!(status.memory > 0);
 
     let names: Vec<&str> = status.files.iter().map(|file| file.name.as_str()).collect();

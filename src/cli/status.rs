@@ -18,7 +18,9 @@ use crate::cli::lock::shown;
 use crate::cli::output::{bytes, clean, print, print_json, span, table};
 pub use crate::cli::status::check::Share;
 use crate::cli::status::check::Verdict;
-use crate::control::protocol::{FileReport, IdentityReport, Instant, LeaseReport, LockReport, StatusReport};
+use crate::control::protocol::{
+    FileReport, IdentityReport, Instant, LeaseReport, LockReport, ProtectionReport, StatusReport,
+};
 
 /// Shows how a mount stands.
 #[derive(Args, Debug)]
@@ -109,6 +111,7 @@ fn text(report: StatusReport) -> String {
         files(report.files),
         identities(report.identities),
         locks(report.locks),
+        protections(report.protections),
         lines,
     ];
     if !report.unrevoked.is_empty() {
@@ -146,6 +149,11 @@ fn identities(identities: Vec<IdentityReport>) -> String {
 fn locks(locks: Vec<LockReport>) -> String {
     let row = |lock: LockReport| [shown(&lock.name), lock.since, lock.uid.to_string(), lock.reason];
     table(["LOCKED", "SINCE", "BY USER", "WHY"], locks.into_iter().map(row).collect())
+}
+
+fn protections(protections: Vec<ProtectionReport>) -> String {
+    let row = |one: ProtectionReport| [one.name, one.state, one.reason.unwrap_or_default()];
+    table(["PROTECTION", "STATE", "WHY"], protections.into_iter().map(row).collect())
 }
 
 /// Leases that live on, with their whole ids: an operator has to revoke them.
@@ -238,7 +246,16 @@ mod tests {
                 reason: "denied".to_owned(),
             }],
             losses: vec!["mmap of files (Linux 6.6)".to_owned()],
+            protections: vec![
+                protection("capabilities", "on", None),
+                protection("landlock-tcp", "missing", Some("this kernel does not have it (Linux 6.7)")),
+            ],
         }
+    }
+
+    fn protection(name: &str, state: &str, reason: Option<&str>) -> ProtectionReport {
+        let reason = reason.map(str::to_owned);
+        ProtectionReport { name: name.to_owned(), state: state.to_owned(), reason }
     }
 
     #[test]
@@ -256,6 +273,10 @@ default   ends in 1h
 
 LOCKED  SINCE                 BY USER  WHY
 tls     2026-01-02T03:04:30Z  1000     incident 12
+
+PROTECTION    STATE    WHY
+capabilities  on
+landlock-tcp  missing  this kernel does not have it (Linux 6.7)
 
 Vault at https://a:8200 has not answered for 1m 1s
 4 KiB of secrets and lists are kept

@@ -179,8 +179,11 @@ impl<'a> Section<'a> {
 
     /// The table `[key]`; an empty one if it is not there.
     pub fn section(&self, key: &'static str) -> Section<'a> {
+        let name = self.place.child(key).key;
         let slot = self.read(key, |value| {
-            value.as_table().ok_or_else(|| format!("is {}: write it as a table, [{key}]", value::kind(value)))
+            value
+                .as_table()
+                .ok_or_else(|| format!("is {}: write it as a table, [{name}]", value::kind(value)))
         });
         match slot {
             Slot::Is(word) => Section::new(word.place, Some(word.value), self.report),

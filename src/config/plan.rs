@@ -1,5 +1,6 @@
 //! What a configuration means: every name resolved, every default applied, every value checked.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -103,6 +104,60 @@ pub struct MountSettings {
     pub revocation_check: Duration,
     /// Who besides the mounting user may reach the mount.
     pub allow_other: bool,
+    /// Protections of the process that serves it which are switched off.
+    pub unprotected: BTreeSet<Protection>,
+}
+
+/// Something that the process that serves a mount gives up, unless the configuration switches it off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protection {
+    /// The chance that a program which it starts has more rights than it (prctl(2), `PR_SET_NO_NEW_PRIVS`).
+    NoNewPrivs,
+    /// Rights of root (capabilities(7)).
+    Capabilities,
+    /// Files that it has no use for (landlock(7)).
+    LandlockFiles,
+    /// TCP ports that Vault does not listen on (landlock(7), Linux 6.7).
+    LandlockTcp,
+    /// Signals and abstract sockets of other processes (landlock(7), Linux 6.12).
+    LandlockScope,
+    /// System calls that it does not make (seccomp(2)).
+    Seccomp,
+}
+
+impl Protection {
+    /// All, in the order in which they come into force.
+    pub const ALL: [Protection; 6] = [
+        Protection::NoNewPrivs,
+        Protection::Capabilities,
+        Protection::LandlockFiles,
+        Protection::LandlockTcp,
+        Protection::LandlockScope,
+        Protection::Seccomp,
+    ];
+
+    /// Its name, which is its key in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protection::NoNewPrivs => "no-new-privs",
+            Protection::Capabilities => "capabilities",
+            Protection::LandlockFiles => "landlock-files",
+            Protection::LandlockTcp => "landlock-tcp",
+            Protection::LandlockScope => "landlock-scope",
+            Protection::Seccomp => "seccomp",
+        }
+    }
+
+    /// Whether the kernel asks for no-new-privs first, of processes without rights of root.
+    pub fn needs_no_new_privs(self) -> bool {
+        match self {
+            Protection::NoNewPrivs | Protection::Capabilities => false,
+            Protection::LandlockFiles
+            | Protection::LandlockTcp
+            | Protection::LandlockScope
+            | Protection::Seccomp => true,
+        }
+    }
 }
 
 /// One identity.

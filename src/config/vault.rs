@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::address::{self, Address};
 use crate::config::environment::Environment;
 use crate::config::file::{Section, Slot, Word};
-use crate::config::plan::{MountSettings, VaultPlan};
+use crate::config::plan::{MountSettings, Protection, VaultPlan};
 use crate::config::report::{Place, Report};
 use crate::config::value;
 
@@ -97,9 +97,38 @@ pub(super) fn mount_settings(section: Section<'_>, environment: &Environment) ->
         list_max_age: list_max_age.unwrap_or(seconds(5)),
         revocation_check: revocation_check.unwrap_or(seconds(30)),
         allow_other,
+        unprotected: unprotected(section.section("protections")),
     };
     section.finish();
     settings
+}
+
+/// Reads `[mount.protections]`: what is switched off.
+fn unprotected(section: Section<'_>) -> BTreeSet<Protection> {
+    let mut off = BTreeSet::new();
+    for protection in Protection::ALL {
+        let slot = section.flag(protection.name());
+        if let Some(Word { place, .. }) = slot.word().filter(|word| !word.value) {
+            off.insert(protection);
+            section.report.warn(place, "is switched off: a fault in leasefs could be put to more use");
+        }
+    }
+    let kept: Vec<&str> = Protection::ALL
+        .into_iter()
+        .filter(|other| other.needs_no_new_privs() && !off.contains(other))
+        .map(Protection::name)
+        .collect();
+    if off.contains(&Protection::NoNewPrivs) && !kept.is_empty() {
+        section.report.complain(
+            &section.place,
+            format!(
+                "no-new-privs = false is of no use while {} need it: leave it out, or switch them off, too",
+                value::listed(&kept, '`', "and")
+            ),
+        );
+    }
+    section.finish();
+    off
 }
 
 fn size(section: &Section<'_>, key: &'static str, least: u64, default: u64) -> u64 {

@@ -10,8 +10,8 @@ use crate::control::explaining::{Lore, next_report};
 use crate::control::listener::{Farewell, Handler};
 use crate::control::lock_store::LockStore;
 use crate::control::protocol::{
-    Ask, FileReport, IdentityReport, Instant, LeaseReport, RefreshReport, RefreshedFile, Refusal, Reply,
-    RevokeReport, StatusReport, VaultReport,
+    Ask, FileReport, IdentityReport, Instant, LeaseReport, ProtectionReport, RefreshReport, RefreshedFile,
+    Refusal, Reply, RevokeReport, StatusReport, VaultReport,
 };
 use crate::core::effect::{Answer, Outcome};
 use crate::core::engine::{FileStatus, IdentityStatus, Kind, Retirement, Status};
@@ -42,6 +42,8 @@ pub struct MountInfo {
     pub addresses: Vec<String>,
     /// What this system lacks, a sentence each.
     pub losses: Vec<String>,
+    /// What the process that serves it has given up.
+    pub protections: Vec<ProtectionReport>,
     /// When it was mounted.
     pub started: UnixTime,
     /// The daemon's process.
@@ -144,6 +146,7 @@ impl<C: Clock> ServiceHandler<C> {
             memory,
             unrevoked: refused.into_iter().map(|one| self.lease_report(one, &times)).collect(),
             losses: self.losses(),
+            protections: self.info.protections.clone(),
         }
     }
 

@@ -173,6 +173,20 @@ pub struct StatusReport {
     pub unrevoked: Vec<LeaseReport>,
     /// What this system lacks, a sentence each.
     pub losses: Vec<String>,
+    /// What the process that serves it has given up, or not; empty if it gives nothing up.
+    #[serde(default)]
+    pub protections: Vec<ProtectionReport>,
+}
+
+/// How a protection of the process that serves a mount stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectionReport {
+    /// Its name.
+    pub name: String,
+    /// `on`; `off`: left out, since somebody wants it so; `missing`: this system does not have it.
+    pub state: String,
+    /// Why it is not on.
+    pub reason: Option<String>,
 }
 
 /// Whether Vault answers.

@@ -213,6 +213,7 @@ fn mount_info(
         identities: plan.identities.iter().map(|identity| identity.name.clone()).collect(),
         addresses: plan.vault.addresses.clone(),
         losses,
+        protections: Vec::new(),
         started,
         pid: std::process::id(),
     }

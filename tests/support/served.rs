@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use leasefs::control::protocol::{Ask, Needs, RefreshedFile, Reply, RevokeReport, StatusReport};
+use leasefs::control::protocol::{
+    Ask, Needs, ProtectionReport, RefreshedFile, Reply, RevokeReport, StatusReport,
+};
 use leasefs::control::{
     AskError, Client, ControlDirectory, Farewell, LockStore, Lore, MountInfo, ServiceHandler, Successor,
 };
@@ -43,6 +45,11 @@ impl Served {
             identities: vec!["default".to_owned()],
             addresses: vec!["http://127.0.0.1:8200".to_owned()],
             losses: vec!["this kernel lacks mmap".to_owned()],
+            protections: vec![ProtectionReport {
+                name: "seccomp".to_owned(),
+                state: "on".to_owned(),
+                reason: None,
+            }],
             started: UnixTime { seconds: 1_700_000_000, nanoseconds: 0 },
             pid: 4711,
         };

@@ -1,10 +1,11 @@
 //! What a configuration means.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::config::plan::{CredentialSource, Format, Method};
+use crate::config::plan::{CredentialSource, Format, Method, Protection};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
 use crate::core::name::{IdentityId, SourceId};
@@ -68,6 +69,24 @@ fn every_word_of_vault_and_mount_is_understood() {
     assert_eq!(plan.vault.max_secret_size, 65536);
     assert_eq!((plan.mount.max_memory, plan.mount.threads), (10_000_000, 4));
     assert!(plan.mount.allow_other);
+}
+
+#[test]
+fn protections_are_on_and_each_that_is_off_is_a_warning() {
+    let off = |text: &str| {
+        let plan = read(text).unwrap();
+        let warned = plan.warnings.iter().filter(|warning| warning.contains("is switched off")).count();
+        assert_eq!(warned, plan.mount.unprotected.len(), "{:?}", plan.warnings);
+        plan.mount.unprotected
+    };
+    assert_eq!(off(""), BTreeSet::new());
+    assert_eq!(off("[mount.protections]\nseccomp = true"), BTreeSet::new());
+    assert_eq!(
+        off("[mount]\nprotections = { seccomp = false, landlock-tcp = false }"),
+        BTreeSet::from([Protection::Seccomp, Protection::LandlockTcp])
+    );
+    let all: String = Protection::ALL.iter().map(|one| format!("{} = false\n", one.name())).collect();
+    assert_eq!(off(&format!("[mount.protections]\n{all}")), BTreeSet::from(Protection::ALL));
 }
 
 #[test]

@@ -121,6 +121,18 @@ fn mistakes_about_vault_are_told_what_to_write() {
         ("[vault]\nmax-list-size = 0", "2: vault.max-list-size", "write 1024 bytes or more"),
         ("[vault]\ntoken = 'hvs.marker'", "2: vault.token", "name that under [identity.default]"),
         ("[mount]\nthreads = 5", "2: mount.threads", "write `threads = 2`"),
+        ("[mount]\nprotections = false", "2: mount.protections", "write it as a table, [mount.protections]"),
+        ("[mount.protections]\nsecomp = false", "2: mount.protections.secomp", "write `seccomp`"),
+        (
+            "[mount.protections]\nseccomp = 0",
+            "2: mount.protections.seccomp",
+            "write `seccomp = true` or `seccomp = false`",
+        ),
+        (
+            "[mount.protections]\nno-new-privs = false\nseccomp = false",
+            "1: mount.protections",
+            "while `landlock-files`, `landlock-tcp` and `landlock-scope` need it: leave it out, or switch them",
+        ),
         ("[mount]\nlist-max-age = '61s'", "2: mount.list-max-age", "write `list-max-age = \"1m\"` or less"),
         (
             "[mount]\nrevocation-check = '0s'",

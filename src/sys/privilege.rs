@@ -1,0 +1,57 @@
+//! What a process may do by who it is: its user, its groups, what a program that it starts could gain.
+
+use std::fs;
+use std::io;
+
+use nix::sys::prctl;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+
+/// How many threads this process has.
+///
+/// # Errors
+/// What reading `/proc` gives.
+pub fn threads() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Whether this process is root where it lives: all three of its user ids are looked at.
+///
+/// # Errors
+/// What getresuid(2) says.
+pub fn is_root() -> io::Result<bool> {
+    let ids = nix::unistd::getresuid()?;
+    Ok([ids.real, ids.effective, ids.saved].into_iter().any(Uid::is_root))
+}
+
+/// Sees to it that no program started by this thread gains anything by a set-uid bit or by capabilities of
+/// its file (prctl(2), `PR_SET_NO_NEW_PRIVS`). Can't be undone.
+///
+/// # Errors
+/// What prctl(2) says; nothing on any Linux since 3.5.
+pub fn forbid_new_privileges() -> io::Result<()> {
+    Ok(prctl::set_no_new_privs()?)
+}
+
+/// Becomes another user for good: real, effective and saved ids, and these supplementary groups alone. Of
+/// root's capabilities none stays, but those in the inheritable set (capabilities(7)). The process can be
+/// dumped by its user again: see [`crate::sys::forbid_core_dumps`].
+///
+/// # Errors
+/// What setgroups(2), setresgid(2) or setresuid(2) says: `EPERM` without CAP_SETGID or CAP_SETUID, or where a
+/// user namespace forbids it; `EINVAL` for a number that the namespace doesn't know.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    Ok(setresuid(uid, uid, uid)?)
+}
+
+/// Lifts the limit of locked memory for good (setrlimit(2), `RLIMIT_MEMLOCK`).
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_RESOURCE.
+pub(super) fn lift_memory_limit() -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?)
+}
