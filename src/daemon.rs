@@ -25,7 +25,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::config::plan::{Format, MountPlan};
 use crate::config::{self, Complaints, Environment};
-use crate::control::{self, ControlError, Listener, LockStore, LockStoreError, MountInfo, ServiceHandler};
+use crate::control::{
+    self, ControlDirectory, ControlError, Listener, LockStore, LockStoreError, MountInfo, ServiceHandler,
+};
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
 use crate::core::locks::Locks;
 use crate::core::name::{FileId, SourceId};
@@ -37,6 +39,7 @@ use crate::fuse::adapter::{Adapter, Wiring};
 use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::notify::Notices;
 use crate::fuse::session::{self, MountOptions, Mounted, SessionEnd, Unmounted};
+use crate::fuse::sharing::SharedParent;
 use crate::secret::SecretBytes;
 use crate::sys::{self, BootTimer, MemoryLock};
 use crate::vault::client::{Client, ClientError};
@@ -60,6 +63,18 @@ pub struct Options {
     pub origin: MountPointOrigin,
     /// Overrides the configuration's `allow-other`.
     pub allow_other: Option<bool>,
+    /// What containers that bind the parent of the mount point see.
+    pub parent: Parent,
+}
+
+/// What becomes of the directory that holds the mount point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parent {
+    /// It stays as it is.
+    #[default]
+    AsItIs,
+    /// Mounts in it appear wherever it was bound, also later.
+    Shared,
 }
 
 /// Where the name of a mount point comes from.
@@ -99,6 +114,18 @@ pub enum DaemonError {
         path: PathBuf,
         /// What the system said.
         why: std::io::ErrorKind,
+    },
+    /// The control socket would be in what containers bind.
+    #[error(
+        "{} is to be bound into containers, and {} is in it, which is for the host alone: mount in a directory \
+         of its own, such as {}/agent/secrets",
+        parent.display(), control.display(), parent.display()
+    )]
+    ControlInReach {
+        /// The parent of the mount point.
+        parent: PathBuf,
+        /// Where the control sockets lie.
+        control: PathBuf,
     },
     /// The system refused something basic, such as a thread or a descriptor.
     #[error("{what}: {source}")]
@@ -147,7 +174,10 @@ pub fn run_from(source: &str, options: &Options, serving: impl FnOnce()) -> Resu
     let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
     // As it is called from anywhere, as far as that can be told.
     let config = options.config.canonicalize().unwrap_or_else(|_| options.config.clone());
-    let ground = Ground::check(plan, config, source, &options.mount_point, allow_other, losses)?;
+    let mut ground = Ground::check(plan, config, source, &options.mount_point, allow_other, losses)?;
+    if options.parent == Parent::Shared {
+        ground.share_parent()?;
+    }
     runtime()?.block_on(async {
         // Before there is a mount: a signal must never end the process without taking the mount away.
         let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
@@ -182,6 +212,7 @@ struct Ground {
     engine: Engine<SecretBytes>,
     allow_other: bool,
     losses: Vec<String>,
+    shared: Option<SharedParent>,
 }
 
 impl Ground {
@@ -196,7 +227,21 @@ impl Ground {
         let point = MountPoint::take(mount_point)?;
         let client = Client::new(&plan.vault, &plan.identities)?;
         let engine = Engine::new(layout(&plan))?;
-        Ok(Ground { plan, config, source: source.to_owned(), point, client, engine, allow_other, losses })
+        let source = source.to_owned();
+        Ok(Ground { plan, config, source, point, client, engine, allow_other, losses, shared: None })
+    }
+
+    /// Lets containers that bind the parent of the mount point see the mount whenever it comes.
+    fn share_parent(&mut self) -> Result<(), DaemonError> {
+        let control = ControlDirectory::own()?.path().to_owned();
+        match self.point.path().parent() {
+            Some(parent) if control.starts_with(parent) => {
+                return Err(DaemonError::ControlInReach { parent: parent.to_owned(), control });
+            }
+            Some(_) | None => {}
+        }
+        self.shared = Some(SharedParent::make(&self.point)?);
+        Ok(())
     }
 
     /// Mounts, serves until `told` says that it is over and by whom, or somebody takes the mount away; then
@@ -211,7 +256,10 @@ impl Ground {
         announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
         farewell: impl FnOnce(),
     ) -> Result<(), DaemonError> {
-        let Ground { plan, config, source, point, client, mut engine, allow_other, mut losses } = self;
+        // Dropped last, after the mount that is in it.
+        let Ground { plan, config, source, point, client, mut engine, allow_other, mut losses, shared } =
+            self;
+        let _shared = shared;
         engine.restore_locks(locks.load()?);
         report_locks(engine.locks());
         let (service, inbox) = Service::new(engine, SystemClock);
@@ -304,6 +352,10 @@ async fn hung_up(signal: &mut Option<Signal>) {
 }
 
 fn make_mount_point(path: &Path) -> Result<(), DaemonError> {
+    // One that is inside a leasefs is not to be touched; whatever else is wrong is said later.
+    if let Err(error @ MountError::Inside { .. }) = MountPoint::locate(path) {
+        return Err(error.into());
+    }
     // An existing one is looked at by `MountPoint::take`, without touching a dead mount.
     match std::fs::create_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists && !path.is_symlink() => {
