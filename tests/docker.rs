@@ -539,6 +539,11 @@ fn without_systemd_leasefs_shares_the_directory_itself(host: &Host) {
         host.machine.try_run(&format!("{inside} sh /run/unshared.sh 2>&1"))
     };
     let shared = || run("grep -c ' /srv/plain .* shared:' /proc/self/mountinfo").1;
+    // The daemon gives everything back after its mount is gone, and nobody else may mount there until it has.
+    let is_over = |tenant: &str| {
+        let status = format!("leasefs status /srv/{tenant}/secrets");
+        eventually(PATIENCE, || run(&status).0 == 69).expect("EX_UNAVAILABLE: nobody serves it");
+    };
     let lines = host.lines(heading, 0);
     let line = |nth: usize| lines.lines().nth(nth).unwrap();
     assert_eq!(run("mkdir -p /srv/plain/secrets").0, 0);
@@ -559,6 +564,7 @@ fn without_systemd_leasefs_shares_the_directory_itself(host: &Host) {
     assert_eq!(run("docker exec plain find /run/tenant -type s"), (0, String::new()), "no control socket");
     // A second start shares anew, and who has bound the first one does not see it.
     assert_eq!(run("leasefs unmount /srv/plain/secrets").0, 0);
+    is_over("plain");
     eventually(PATIENCE, || shared() == "0\n").expect("undone");
     leasefs(line(0));
     let (code, told) = run(line(3));
@@ -567,6 +573,7 @@ fn without_systemd_leasefs_shares_the_directory_itself(host: &Host) {
     assert_eq!(run("leasefs unmount /srv/plain/secrets").0, 0);
 
     // By mount(8); then shared for good, which a container outlives.
+    is_over("plain");
     eventually(PATIENCE, || shared() == "0\n").expect("undone");
     let mount = "mount -t leasefs -o shared_parent plain /srv/plain/secrets";
     assert_eq!(run(mount), (0, String::new()));
@@ -582,5 +589,6 @@ fn without_systemd_leasefs_shares_the_directory_itself(host: &Host) {
         let (code, told) = run(&line(3).replace("plain", "lasting"));
         assert_eq!((code, told.as_str()), (0, "lasting's own"));
         assert_eq!(run("umount /srv/lasting/secrets").0, 0);
+        is_over("lasting");
     }
 }

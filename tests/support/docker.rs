@@ -10,7 +10,8 @@ use super::programs::run;
 use super::systemd::{Machine, Tree};
 
 /// What every daemon is told: no network of the host's is touched, and the storage needs nothing of the kernel.
-const OPTIONS: &str = "--storage-driver=vfs --bridge=none --iptables=false --ip6tables=false --ip-forward=false --log-level=error";
+const OPTIONS: &str = "--log-level=error --storage-driver=vfs \
+                       --bridge=none --iptables=false --ip6tables=false --ip-forward=false";
 
 /// Where the files of the images are.
 const IMAGES: &str = "/usr/share/leasefs-test";
