@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::plan::{Format, IdentityPlan, MountPlan, VaultPlan};
 use crate::config::{self, Complaints, Environment};
-use crate::control::{ControlError, LockStoreError};
+use crate::control::{ControlDirectory, ControlError, LockStoreError};
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
 use crate::core::name::{FileId, SourceId};
 use crate::core::source::LeaseSettings;
@@ -38,6 +38,7 @@ use crate::daemon::record::Record;
 use crate::driver::{self, Names};
 use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::session::{self, MountOptions};
+use crate::fuse::sharing::SharedParent;
 use crate::keeper::{Keeper, KeeperError, Papers, Program, Word};
 use crate::sealed::Sealed;
 use crate::secret::SecretBytes;
@@ -61,6 +62,18 @@ pub struct Options {
     pub origin: MountPointOrigin,
     /// Overrides the configuration's `allow-other`.
     pub allow_other: Option<bool>,
+    /// What containers that bind the parent of the mount point see.
+    pub parent: Parent,
+}
+
+/// What becomes of the directory that holds the mount point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parent {
+    /// It stays as it is.
+    #[default]
+    AsItIs,
+    /// Mounts in it appear wherever it was bound, also later.
+    Shared,
 }
 
 /// Where the name of a mount point comes from.
@@ -100,6 +113,18 @@ pub enum DaemonError {
         path: PathBuf,
         /// What the system said.
         why: std::io::ErrorKind,
+    },
+    /// The control socket would be in what containers bind.
+    #[error(
+        "{} is to be bound into containers, and {} is in it, which is for the host alone: mount in a directory \
+         of its own, such as {}/agent/secrets",
+        parent.display(), control.display(), parent.display()
+    )]
+    ControlInReach {
+        /// The parent of the mount point.
+        parent: PathBuf,
+        /// Where the control sockets lie.
+        control: PathBuf,
     },
     /// The system refused something basic, such as a thread or a descriptor.
     #[error("{what}: {source}")]
@@ -149,6 +174,11 @@ pub fn run(
     drop(Client::new(&plan.vault, &plan.identities)?);
     drop(Engine::<SecretBytes>::new(layout(&plan, mounted))?);
     let point = MountPoint::take(&options.mount_point)?;
+    // Dropped last, after the mount that is in it.
+    let _shared = match options.parent {
+        Parent::Shared => Some(share_parent(&point)?),
+        Parent::AsItIs => None,
+    };
     let (uid, gid) = sys::effective_ids();
     let mount = session::mount_from(source, point, &MountOptions { uid, gid, allow_other })?.keep()?;
     // As it is called from anywhere, as far as that can be told.
@@ -168,6 +198,17 @@ pub fn run(
         Word::GivenBack | Word::HandOver | Word::Failed { .. } => {}
     })?;
     Ok(())
+}
+
+/// Lets containers that bind the parent of the mount point see the mount whenever it comes.
+fn share_parent(point: &MountPoint) -> Result<SharedParent, DaemonError> {
+    let control = ControlDirectory::own()?.path().to_owned();
+    match point.path().parent() {
+        Some(parent) if control.starts_with(parent) => {
+            Err(DaemonError::ControlInReach { parent: parent.to_owned(), control })
+        }
+        Some(_) | None => Ok(SharedParent::make(point)?),
+    }
 }
 
 /// Memory for the state; where there is none, for what must be known of the kernel's requests alone. The server
@@ -204,6 +245,10 @@ fn end_on_panic() {
 }
 
 fn make_mount_point(path: &Path) -> Result<(), DaemonError> {
+    // One that is inside a leasefs is not to be touched; whatever else is wrong is said later.
+    if let Err(error @ MountError::Inside { .. }) = MountPoint::locate(path) {
+        return Err(error.into());
+    }
     // An existing one is looked at by `MountPoint::take`, without touching a dead mount.
     match std::fs::create_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists && !path.is_symlink() => {

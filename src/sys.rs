@@ -475,6 +475,38 @@ pub fn mount_read_only(source: &str, at: &Path, kind: &str, data: &str) -> io::R
     Ok(nix::mount::mount(Some(source), at, Some(kind), flags, Some(data))?)
 }
 
+/// Shows a directory at its own path once more, as a mount of its own, without what is mounted below it
+/// (mount(2), `MS_BIND`).
+///
+/// # Errors
+/// What mount(2) says.
+pub fn bind_onto_itself(directory: &Path) -> io::Result<()> {
+    let none = None::<&str>;
+    Ok(nix::mount::mount(Some(directory), directory, none, MsFlags::MS_BIND, none)?)
+}
+
+/// Whether a mount tells others of what is mounted below it (mount_namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// It does (`MS_SHARED`).
+    Shared,
+    /// It does not, and is told what it was told before (`MS_SLAVE`).
+    Slave,
+}
+
+/// Changes the topmost mount at a path, and none below it.
+///
+/// # Errors
+/// What mount(2) says: `EINVAL` if nothing is mounted there.
+pub fn set_propagation(at: &Path, propagation: Propagation) -> io::Result<()> {
+    let none = None::<&str>;
+    let flags = match propagation {
+        Propagation::Shared => MsFlags::MS_SHARED,
+        Propagation::Slave => MsFlags::MS_SLAVE,
+    };
+    Ok(nix::mount::mount(none, at, none, flags, none)?)
+}
+
 /// How to unmount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmount {

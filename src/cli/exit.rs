@@ -215,7 +215,7 @@ pub(super) fn of_daemon(error: &DaemonError) -> Exit {
         DaemonError::Control(error) => of_control(error),
         // Somebody may put the file right while it is tried again.
         DaemonError::Locks(_) => Exit::Io,
-        DaemonError::MountPoint { .. } => Exit::CantCreate,
+        DaemonError::MountPoint { .. } | DaemonError::ControlInReach { .. } => Exit::CantCreate,
         DaemonError::Keeper(KeeperError::Server { code, .. }) => Exit::from_code(*code),
         DaemonError::Keeper(KeeperError::GivenUp { .. }) | DaemonError::Record { .. } => Exit::Internal,
         DaemonError::Keeper(KeeperError::Mount(error)) => of_mount(error),
@@ -239,7 +239,9 @@ fn of_client(error: &ClientError) -> Exit {
 
 fn of_mount(error: &MountError) -> Exit {
     match error {
-        MountError::Unreadable { errno, .. } | MountError::NotUnmounted { errno, .. }
+        MountError::Unreadable { errno, .. }
+        | MountError::NotUnmounted { errno, .. }
+        | MountError::NotShared { errno, .. }
             if io::Error::from_raw_os_error(*errno).kind() == io::ErrorKind::PermissionDenied =>
         {
             Exit::NotAllowed
@@ -253,6 +255,10 @@ fn of_mount(error: &MountError) -> Exit {
         | MountError::Missing { .. }
         | MountError::NotADirectory { .. }
         | MountError::NotEmpty { .. }
+        | MountError::Inside { .. }
+        | MountError::NoParent
+        | MountError::MountsBelow { .. }
+        | MountError::NotShared { .. }
         | MountError::NoFuse
         | MountError::Refused { .. }
         | MountError::NotServed { .. } => Exit::CantCreate,

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit};
 use crate::cli::serve::{self, Log};
-use crate::daemon::{self, MountPointOrigin, Options};
+use crate::daemon::{self, MountPointOrigin, Options, Parent};
 use crate::fuse::session::SOURCE;
 
 /// Where the configurations of the short form lie.
@@ -62,6 +62,7 @@ const FOR_OTHERS: [&str; 4] = ["x-", "X-", "comment=", "user="];
 Examples:
   leasefs mount ./agent.toml /mnt/agent
   leasefs mount agent          /etc/leasefs/agent.toml on /run/leasefs/agent
+  leasefs mount --shared ./agent.toml /srv/agent/secrets    for containers that bind /srv/agent
 
 SIGTERM, SIGINT and \"leasefs unmount\" revoke every lease, take the mount away and end it.")]
 pub struct MountArgs {
@@ -71,8 +72,12 @@ pub struct MountArgs {
     /// An empty directory; default /run/leasefs/NAME, which is made
     #[arg(value_name = "MOUNTPOINT")]
     pub mount_point: Option<PathBuf>,
-    /// Options, separated by commas: allow_other or noallow_other; those of mount(8) that change nothing
-    /// here are accepted
+    /// Lets containers that have bound the directory above MOUNTPOINT see the mount whenever it comes, also
+    /// where mounts are not shared from the start; undone at the end
+    #[arg(long)]
+    pub shared: bool,
+    /// Options, separated by commas: allow_other or noallow_other, shared_parent (as --shared); those of
+    /// mount(8) that change nothing here are accepted
     #[arg(short = 'o', value_name = "OPTIONS", value_delimiter = ',')]
     pub options: Vec<String>,
 }
@@ -84,7 +89,8 @@ impl MountArgs {
     /// [`CommandError::Usage`]: an option that is not known, or a configuration without a mount point that
     /// is no plain name.
     pub fn request(&self) -> Result<Options, CommandError> {
-        let allow_other = allow_other(&self.options, Unknown::Refused)?;
+        let Chosen { allow_other, parent } = chosen(&self.options, Unknown::Refused)?;
+        let parent = if self.shared { Parent::Shared } else { parent };
         let (config, mount_point, origin) = match &self.mount_point {
             Some(mount_point) => (self.config.clone(), mount_point.clone(), MountPointOrigin::Named),
             None => {
@@ -97,7 +103,7 @@ impl MountArgs {
                 (config_of(name), Path::new(MOUNT_POINTS).join(name), MountPointOrigin::Derived)
             }
         };
-        Ok(Options { config, mount_point, origin, allow_other })
+        Ok(Options { config, mount_point, origin, allow_other, parent })
     }
 }
 
@@ -120,26 +126,38 @@ pub(super) enum Unknown {
     Ignored,
 }
 
-/// Reads mount options: what they say of other users, if anything.
+/// What mount options say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Chosen {
+    /// Whether other users reach the mount, if they say so.
+    pub(super) allow_other: Option<bool>,
+    /// What containers that bind the parent see.
+    pub(super) parent: Parent,
+}
+
+/// Reads mount options.
 ///
 /// # Errors
 /// [`CommandError::Usage`].
-pub(super) fn allow_other(options: &[String], unknown: Unknown) -> Result<Option<bool>, CommandError> {
-    let mut allow_other = None;
+pub(super) fn chosen(options: &[String], unknown: Unknown) -> Result<Chosen, CommandError> {
+    let mut chosen = Chosen::default();
     for option in options.iter().map(|option| option.trim()).filter(|option| !option.is_empty()) {
         let is_for_others = FOR_OTHERS.iter().any(|beginning| option.starts_with(beginning));
         match option {
-            "allow_other" => allow_other = Some(true),
-            "noallow_other" => allow_other = Some(false),
+            "allow_other" => chosen.allow_other = Some(true),
+            "noallow_other" => chosen.allow_other = Some(false),
+            // Not "shared": mount(8) keeps that to itself and does something else with it.
+            "shared_parent" => chosen.parent = Parent::Shared,
             _ if is_for_others || WITHOUT_EFFECT.contains(&option) || unknown == Unknown::Ignored => {}
             _ => {
                 return Err(CommandError::Usage(format!(
-                    "-o {option} is not known: leave it out; -o allow_other is all that can be set here"
+                    "-o {option} is not known: leave it out; allow_other and shared_parent are all that can be \
+                     set here"
                 )));
             }
         }
     }
-    Ok(allow_other)
+    Ok(chosen)
 }
 
 /// The configuration that a name alone stands for.
@@ -168,6 +186,7 @@ mod tests {
         MountArgs {
             config: PathBuf::from(config),
             mount_point: mount_point.map(PathBuf::from),
+            shared: false,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
         }
     }
@@ -207,6 +226,9 @@ mod tests {
         let allowed = |options: &[&str]| args("a", Some("/b"), options).request().unwrap().allow_other;
         assert_eq!(allowed(&["ro", "allow_other"]), Some(true));
         assert_eq!(allowed(&["allow_other", "noallow_other"]), Some(false));
+        let parent = |options: &[&str]| args("a", Some("/b"), options).request().unwrap().parent;
+        assert_eq!(parent(&["ro", "shared_parent"]), Parent::Shared);
+        assert_eq!(parent(&["ro"]), Parent::AsItIs);
         let error = args("a", Some("/b"), &["ro", "uid=7"]).request().unwrap_err();
         assert!(error.to_string().contains("uid=7"), "{error}");
         assert_eq!(error.exit(), Exit::Usage);

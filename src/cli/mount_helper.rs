@@ -15,7 +15,7 @@ use clap::{CommandFactory, Parser};
 use crate::cli::background::{self, Process, Word};
 use crate::cli::exit::{CommandError, Exit};
 use crate::cli::log;
-use crate::cli::mount::{self, Unknown};
+use crate::cli::mount::{self, Chosen, Unknown};
 use crate::cli::output::print;
 use crate::cli::serve::{self, Log};
 use crate::config::{self, Environment};
@@ -180,7 +180,7 @@ fn run(args: &HelperArgs) -> Result<ExitCode, CommandError> {
 /// What is mounted where. Paths are made absolute, since the daemon has no directory of its own.
 fn request(args: &HelperArgs) -> Result<Options, CommandError> {
     let unknown = if args.sloppy { Unknown::Ignored } else { Unknown::Refused };
-    let allow_other = mount::allow_other(&args.options, unknown)?;
+    let Chosen { allow_other, parent } = mount::chosen(&args.options, unknown)?;
     let config = match mount::plain_name(&args.source) {
         Some(name) => mount::config_of(name),
         None => args.source.clone(),
@@ -190,7 +190,7 @@ fn request(args: &HelperArgs) -> Result<Options, CommandError> {
             .map_err(|error| CommandError::Usage(format!("{}: {error}: name a path", path.display())))
     };
     let (config, mount_point) = (absolute(&config)?, absolute(&args.mount_point)?);
-    Ok(Options { config, mount_point, origin: MountPointOrigin::Named, allow_other })
+    Ok(Options { config, mount_point, origin: MountPointOrigin::Named, allow_other, parent })
 }
 
 /// The daemon, from its beginning to its end.

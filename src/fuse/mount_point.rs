@@ -3,9 +3,11 @@
 //! Must never touch a path that something is mounted on before the list of mounts has said what it is: a
 //! FUSE file system without a daemon can make any system call hang.
 
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -57,6 +59,33 @@ pub enum MountError {
     NotADirectory {
         /// The path.
         path: PathBuf,
+    },
+    /// It would be below a mount of leasefs, whose daemon would be asked for each name on the way.
+    #[error("{path} is inside the leasefs on {mount}: name a directory outside of it", path = path.display(), mount = mount.display())]
+    Inside {
+        /// The path.
+        path: PathBuf,
+        /// The other mount point.
+        mount: PathBuf,
+    },
+    /// The root of everything can't be shown to containers as a parent.
+    #[error("/ has no parent that could be shared: choose another directory")]
+    NoParent,
+    /// To share the parent would hide another mount.
+    #[error("can't share {path}, as there is a mount below it ({below}): give this one a parent directory of its own, or run \"mount --rbind {path} {path} && mount --make-shared {path}\" while nothing is mounted there", path = path.display(), below = below.display())]
+    MountsBelow {
+        /// The parent.
+        path: PathBuf,
+        /// One that is mounted below it.
+        below: PathBuf,
+    },
+    /// The parent can't be shared.
+    #[error("can't share {path} with containers: {}: run as root of the host, or without --shared", text(*errno), path = path.display())]
+    NotShared {
+        /// The parent.
+        path: PathBuf,
+        /// What mount(2) said.
+        errno: i32,
     },
     /// Something is in it.
     #[error("{path} is not empty and the mount would hide what is in it: choose an empty directory", path = path.display())]
@@ -161,8 +190,8 @@ impl MountPoint {
     /// mounted there is not touched, so that it may hang.
     ///
     /// # Errors
-    /// [`MountError::NoMountList`], [`MountError::Missing`], [`MountError::NotADirectory`],
-    /// [`MountError::Unreadable`].
+    /// [`MountError::NoMountList`], [`MountError::Inside`], [`MountError::Missing`],
+    /// [`MountError::NotADirectory`], [`MountError::Unreadable`].
     pub fn locate(path: &Path) -> Result<PathBuf, MountError> {
         let mounts = mountinfo::mounts().map_err(|error| MountError::NoMountList { errno: errno(&error) })?;
         resolve(path, &mounts)
@@ -200,27 +229,58 @@ fn unreadable(path: &Path, error: &io::Error) -> MountError {
 /// As many as the kernel follows (path_resolution(7)).
 const MAX_SYMLINKS: usize = 40;
 
-/// The absolute path without symlinks. A mount at its end is not touched, since a name is looked up in the
-/// list of mounts before it is looked at.
+/// The absolute path without symlinks. No mount of leasefs on the way is touched, nor any mount at the end, since
+/// each name is looked up in the list of mounts before it is looked at. What comes last need not exist.
 fn resolve(path: &Path, mounts: &[MountEntry]) -> Result<PathBuf, MountError> {
-    let mut next = std::path::absolute(path).map_err(|error| unreadable(path, &error))?;
-    for _ in 0..MAX_SYMLINKS {
-        let (Some(parent), Some(name)) = (next.parent(), next.file_name()) else {
-            // "/", or ".." at the end: there is no name of its own to look up first.
-            return fs::canonicalize(&next).map_err(|error| unreadable(path, &error));
-        };
-        let parent = fs::canonicalize(parent).map_err(|error| unreadable(path, &error))?;
-        let here = parent.join(name);
-        if mountinfo::topmost(mounts, &here).is_some() {
-            return Ok(here);
+    let typed = std::path::absolute(path).map_err(|error| unreadable(path, &error))?;
+    let mut found = PathBuf::from("/");
+    let mut rest = names(&typed);
+    let mut symlinks = 0;
+    while let Some(name) = rest.pop_front() {
+        if name == ".." {
+            found.pop();
+            continue;
+        }
+        let here = found.join(&name);
+        if let Some(entry) = mountinfo::topmost(mounts, &here) {
+            if entry.kind == FILE_SYSTEM_TYPE && !rest.is_empty() {
+                return Err(MountError::Inside { path: typed, mount: here });
+            }
+            // Something mounted is no symlink.
+            found = here;
+            continue;
         }
         match fs::read_link(&here) {
-            Ok(target) => next = parent.join(target),
-            // Not a symlink (EINVAL), or nothing at all: whoever looks next says which.
-            Err(_) => return Ok(here),
+            Ok(target) => {
+                symlinks += 1;
+                if symlinks > MAX_SYMLINKS {
+                    return Err(MountError::Unreadable { path: typed, errno: Errno::ELOOP.into() });
+                }
+                if target.is_absolute() {
+                    found = PathBuf::from("/");
+                }
+                let mut names = names(&target);
+                names.append(&mut rest);
+                rest = names;
+            }
+            // Not a symlink.
+            Err(error) if is(&error, Errno::EINVAL) => found = here,
+            // Whoever looks next says what there is.
+            Err(_) if rest.is_empty() => found = here,
+            Err(error) => return Err(unreadable(&typed, &error)),
         }
     }
-    Err(MountError::Unreadable { path: path.to_owned(), errno: Errno::ELOOP.into() })
+    Ok(found)
+}
+
+/// The names in a path, from left to right.
+fn names(path: &Path) -> VecDeque<OsString> {
+    let names = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
+    });
+    names.collect()
 }
 
 fn refuse(entry: &MountEntry) -> MountError {

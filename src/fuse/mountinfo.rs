@@ -18,6 +18,8 @@ pub struct MountEntry {
     pub path: PathBuf,
     /// Options of this mount, separated by commas, such as `ro,nosuid`.
     pub options: String,
+    /// Whether what is mounted below it also appears where it was bound to (mount_namespaces(7)).
+    pub shared: bool,
     /// Type of the file system, such as `ext4` or `fuse.leasefs`.
     pub kind: String,
     /// Options of the file system, separated by commas.
@@ -37,6 +39,11 @@ pub fn topmost<'a>(mounts: &'a [MountEntry], at: &Path) -> Option<&'a MountEntry
     mounts.iter().rfind(|entry| entry.path == at)
 }
 
+/// The mount that a path lies in, or that it is the root of.
+pub fn containing<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
+    path.ancestors().find_map(|above| topmost(mounts, above))
+}
+
 /// Reads the kernel's text; what is not understood is left out.
 fn parse(text: &[u8]) -> Vec<MountEntry> {
     text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
@@ -49,11 +56,12 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let path = PathBuf::from(OsString::from_vec(unescape(words.nth(1)?)));
     let options = text(words.next()?);
     // Any number of optional fields, then a hyphen.
-    words.find(|word| *word == b"-")?;
+    let optional = words.by_ref().take_while(|word| *word != b"-");
+    let shared = optional.fold(false, |shared, word| shared | word.starts_with(b"shared:"));
     let kind = text(words.next()?);
     let file_system_options = text(words.nth(1)?);
     let device = (major.parse().ok()?, minor.parse().ok()?);
-    Some(MountEntry { device, path, options, kind, file_system_options })
+    Some(MountEntry { device, path, options, shared, kind, file_system_options })
 }
 
 fn text(word: &[u8]) -> String {
@@ -95,12 +103,14 @@ too short
         let mounts = parse(TEXT);
         assert_eq!(mounts.len(), 5);
         assert_eq!(mounts[0].device, (254, 0));
+        assert!(!mounts[0].shared);
         assert_eq!(
             mounts[1],
             MountEntry {
                 device: (0, 47),
                 path: PathBuf::from("/run/leasefs/agent"),
                 options: "ro,nosuid,nodev,noexec,relatime".to_owned(),
+                shared: true,
                 kind: "fuse.leasefs".to_owned(),
                 file_system_options: "ro,user_id=0,group_id=0".to_owned(),
             }
@@ -122,6 +132,15 @@ too short
         let kind = |path: &str| topmost(&mounts, Path::new(path)).map(|entry| entry.kind.as_str());
         assert_eq!(kind("/run/leasefs/agent"), Some("tmpfs"));
         assert_eq!(kind("/run/leasefs"), None);
+    }
+
+    #[test]
+    fn a_path_lies_in_the_nearest_mount_above_it() {
+        let mounts = parse(TEXT);
+        let kind = |path: &str| containing(&mounts, Path::new(path)).map(|entry| entry.kind.as_str());
+        assert_eq!(kind("/run/leasefs/agent/db/user"), Some("tmpfs"));
+        assert_eq!(kind("/run/leasefs/agents"), Some("ext4"));
+        assert_eq!(kind("/"), Some("ext4"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod bao;
 pub mod cluster;
 pub mod conversation;
+pub mod docker;
 pub mod fake_vault;
 pub mod fleet;
 pub mod memory;
