@@ -22,6 +22,10 @@
 //! - no OPEN is answered with a size of which the kernel believes another (`World::opened`),
 //!   `no_size_is_made_up`;
 //! - no request uses a token that was given back (`World::take`);
+//! - *changes are enough*: the cells that were written make up the whole state, after each call
+//!   (`World::seal`); a successor that reads them goes on with the same handles, names and bytes, asks nothing
+//!   of Vault by itself, and all of the above holds for it too (`World::hand_over`, a step of the histories);
+//!   a handle whose OPEN comes again is closed (`World::resend`);
 //! - `use_without_pause`: under fair weather a source in use never fails and mints once per `max_ttl`.
 //!
 //! `LEASEFS_MODEL_CASES` sets how many histories are tried (20,000 are more than a million operations), and

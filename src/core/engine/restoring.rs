@@ -20,12 +20,13 @@ use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine, Layout, locking};
 use crate::core::error::Failure;
 use crate::core::identity::{Identity, LoginState, TokenNext};
-use crate::core::name::{GenerationId, IdentityId, LeaseId, SourceId};
+use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId};
 use crate::core::source::{Body, Generation, LookUp, Next, Piece, Source, SourceSpec, Validity};
 use crate::core::state::{
     Forsaken, GenerationCell, IdentityCell, Key, RestoreError, Restored, SourceCell, Stored,
 };
 use crate::core::time::{BootTime, Moment};
+use crate::core::tree::Node;
 
 /// Stands for a source that nothing shows any more.
 const NO_SOURCE: SourceId = SourceId(u32::MAX);
@@ -119,7 +120,8 @@ impl<B: Body> Engine<B> {
     ) -> Result<(), RestoreError> {
         let mut stored = std::mem::take(&mut cells.sources);
         // First those that keep their number, so that no other one is given it.
-        let keeps = |id: &SourceId| id.0 as usize >= self.sources.len();
+        let declared = self.sources.len();
+        let keeps = |id: &SourceId| id.0 as usize >= declared;
         let (keeping, others): (Vec<SourceId>, Vec<SourceId>) = stored.keys().copied().partition(keeps);
         for then in keeping.into_iter().chain(others) {
             let Some(mut cell) = stored.remove(&then) else { continue };
@@ -137,7 +139,7 @@ impl<B: Body> Engine<B> {
                 }
                 continue;
             };
-            let Some(now) = self.restored_source(then, identity, &cell) else {
+            let Some(now) = self.restored_source(then, keeps(&then), identity, &cell) else {
                 for generation in generations.into_iter().flatten() {
                     self.drop_stored(at, NO_SOURCE, identity, &cell, generation, Change::SourceGone, fx);
                 }
@@ -197,6 +199,7 @@ impl<B: Body> Engine<B> {
     fn restored_source(
         &mut self,
         then: SourceId,
+        keeps_number: bool,
         identity: IdentityId,
         cell: &SourceCell<'_>,
     ) -> Option<SourceId> {
@@ -208,16 +211,12 @@ impl<B: Body> Engine<B> {
             let spec = SourceSpec { identity, request: request.clone(), policy: tree.policy, fields: true };
             locking::directory_in(tree, &spec).is_some().then_some(spec)
         })?;
-        if then.0 as usize >= self.declared_sources() && !self.sources.contains_key(&then) {
+        if keeps_number && !self.sources.contains_key(&then) {
             self.by_read.insert((identity, request), then);
             self.sources.insert(then, Source::new(tree, false));
             return Some(then);
         }
         Some(self.source_for(tree))
-    }
-
-    fn declared_sources(&self) -> usize {
-        self.sources.values().filter(|source| source.declared).count()
     }
 
     #[expect(clippy::too_many_arguments, reason = "it is what is known of a stored generation")]
@@ -315,12 +314,16 @@ impl<B: Body> Engine<B> {
         Ok(Ok((bodies, numbering)))
     }
 
-    /// Whether a generation has what every file of its source shows.
+    /// Whether a generation has what every declared file of its source shows, and every field where a directory
+    /// shows those.
     fn is_complete(&self, id: SourceId, had_fields: bool, bodies: &Bodies<B>) -> bool {
-        let wants_fields = self.sources.get(&id).is_some_and(|source| source.spec.fields);
-        let mut files = (0..).zip(&self.files).filter(|(_, file)| file.source == id);
-        (had_fields || !wants_fields)
-            && files.all(|(index, _)| bodies.contains_key(&Piece::File(crate::core::name::FileId(index))))
+        let Some(source) = self.sources.get(&id) else { return true };
+        let has = |ino: &Ino| match self.tree.slot(*ino).map(|slot| &slot.node) {
+            Some(Node::File(file)) => bodies.contains_key(&Piece::File(*file)),
+            Some(Node::Directory | Node::Field(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_))
+            | None => true,
+        };
+        (had_fields || !source.spec.fields) && source.nodes.iter().all(has)
     }
 
     /// A stored generation that is not shown any more.
