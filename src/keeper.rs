@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,19 @@ pub struct Program {
     pub path: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// What it shares with the keeper.
+    pub streams: Streams,
+}
+
+/// Which streams a server shares with its keeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// All three.
+    All,
+    /// Standard error.
+    Error,
+    /// None: whoever has started the keeper waits for their end.
+    None,
 }
 
 /// What a server gets besides the device.
@@ -201,9 +214,12 @@ impl Keeper {
                 }
             }
             while let Some(change) = process::changed_child() {
-                if let Change::Ended { pid, code } = change
+                if let Change::Ended { pid, code, dumped } = change
                     && pid == server.pid
                 {
+                    if dumped {
+                        tracing::error!("the server has left a core dump: secrets may be in it");
+                    }
                     return Ok(code);
                 }
             }
@@ -230,8 +246,10 @@ impl Keeper {
         if signal != Signal::HUP {
             self.wanted = Some(signal);
         }
-        // What a terminal sends has reached the server already; one that does not serve yet would die of it.
-        if origin == Origin::Process && server.served {
+        // What a terminal sends has reached the server already, but for its end, of which the kernel tells the
+        // leader of a session alone. One that does not serve yet would die of it.
+        let is_for_both = origin == Origin::Kernel && signal != Signal::HUP;
+        if server.served && !is_for_both {
             server.send(signal);
         }
     }
@@ -262,6 +280,12 @@ impl Server {
         let (link, theirs): (_, ServerEnd<Word>) = link::pair()?;
         let mut command = Command::new(&program.path);
         command.args(&program.arguments);
+        if program.streams != Streams::All {
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+        }
+        if program.streams == Streams::None {
+            command.stderr(Stdio::null());
+        }
         let descriptors = [
             ("--device", Some(mount.device().as_fd())),
             ("--record", Some(papers.record.as_fd())),

@@ -116,9 +116,9 @@ impl<W: Serialize> ServerEnd<W> {
         Ok(ServerEnd(self.0.try_clone()?, PhantomData))
     }
 
-    /// Says something. Nothing can be done if nobody listens any more.
-    pub fn say(&mut self, word: &W) {
-        let _ = line(word).and_then(|line| self.0.write_all(line.as_bytes()));
+    /// Says something. Returns whether somebody may hear it; nothing can be done if nobody listens any more.
+    pub fn say(&mut self, word: &W) -> bool {
+        line(word).and_then(|line| self.0.write_all(line.as_bytes())).is_ok()
     }
 }
 

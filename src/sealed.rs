@@ -118,7 +118,7 @@ impl Sealed {
     fn read(requests: Arc<Requests>, mut area: Area, layout: Layout) -> Result<Sealed, SealedError> {
         let opening::Opened { half, length, index, reach } = opening::read(&mut area, layout)?;
         let batch = Batch { half, length, staged: HashMap::new(), full: None };
-        let roomy = ROOMY.max(4 * length);
+        let roomy = ROOMY.max(2 * length);
         Ok(Sealed { area, layout, requests, half, length, index, batch, reach, roomy })
     }
 
@@ -140,7 +140,7 @@ impl Sealed {
         self.unstage(key);
         if self.is_appending() && self.batch.length.saturating_add(length) > self.roomy {
             self.make_room(key);
-            self.roomy = ROOMY.max(self.batch.length.saturating_mul(4));
+            self.roomy = ROOMY.max(self.batch.length.saturating_mul(2));
         }
         if !self.fits(length) {
             self.make_room(key);

@@ -165,10 +165,15 @@ async fn locks_that_can_not_be_understood_keep_the_mount_away_and_the_message_sa
 async fn a_lock_that_can_not_be_stored_is_in_force_and_the_command_says_so() {
     let bao = bao().await;
     let mount = Mount::start(CONFIG, &variables(bao));
-    // A file where its directory should be.
-    fs::write(mount.directory().join("state"), "").unwrap();
+    // Nobody may put anything into its directory any more.
+    let state = mount.directory().join("state");
+    support::mount::eventually(std::time::Duration::from_secs(5), || state.is_dir())
+        .expect("it is made at the start");
+    nix::mount::mount(Some("none"), &state, Some("tmpfs"), nix::mount::MsFlags::MS_RDONLY, None::<&str>)
+        .unwrap();
     let (code, text) = run(&mount, "lock", &["weather", "--reason", "incident"]);
     assert_eq!(code, Some(1), "{text}");
+    nix::mount::umount(&state).unwrap();
     assert!(text.contains("not after a restart"), "{text}");
     assert_eq!(mount.errno("weather"), EACCES);
 }

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit, of_daemon};
 use crate::daemon::{self, ServerPapers};
-use crate::keeper::Program;
+use crate::keeper::{Program, Streams};
 
 /// Serves a mount that another process holds; for `leasefs mount` alone.
 #[derive(Args, Debug)]
@@ -38,8 +38,8 @@ pub struct ServeArgs {
 pub(super) enum Log {
     /// Standard error, at a level.
     StandardError,
-    /// Wherever a daemon in the background does.
-    Background,
+    /// Wherever a daemon in the background does, which may be standard error.
+    Background(Streams),
 }
 
 /// How this binary is started as a server.
@@ -49,10 +49,14 @@ pub(super) enum Log {
 pub(super) fn program(log: Log, level: &str) -> Result<Program, CommandError> {
     let path: PathBuf = std::env::current_exe().map_err(CommandError::Runtime)?;
     let mut arguments: Vec<OsString> = vec!["--log-level".into(), level.into(), "serve".into()];
-    if log == Log::Background {
-        arguments.push("--background".into());
-    }
-    Ok(Program { path, arguments })
+    let streams = match log {
+        Log::StandardError => Streams::All,
+        Log::Background(streams) => {
+            arguments.push("--background".into());
+            streams
+        }
+    };
+    Ok(Program { path, arguments, streams })
 }
 
 /// Serves until it is told to end.

@@ -34,16 +34,11 @@ impl Herald {
         }
     }
 
-    /// For a keeper.
-    pub(super) fn say(&self, word: &Word) {
-        if let Some(keeper) = &self.keeper {
-            keeper.lock().unwrap_or_else(PoisonError::into_inner).say(word);
-        }
-    }
-
-    /// Whether there is a keeper.
-    pub(super) fn has_keeper(&self) -> bool {
-        self.keeper.is_some()
+    /// For a keeper. Returns whether there is one that hears it.
+    pub(super) fn say(&self, word: &Word) -> bool {
+        let say =
+            |keeper: &Mutex<ServerEnd<Word>>| keeper.lock().unwrap_or_else(PoisonError::into_inner).say(word);
+        self.keeper.as_ref().is_some_and(say)
     }
 }
 

@@ -98,7 +98,10 @@ impl Inheritance {
         let listener = directory.listen(&seat.path)?;
         let locks = LockStore::usual(&seat.path);
         let protections = shut_in(&plan, &directory, &locks)?;
-        losses.extend(protections.losses().map(str::to_owned));
+        for reason in protections.losses() {
+            tracing::warn!(reason, "only the pages of secrets are locked in memory");
+            losses.push(reason.to_owned());
+        }
         let heritage = Heritage::take(mapped, layout(&plan, mounted), &mut losses)?;
         let unanswered = unanswered(&seat, heritage.requests.as_deref());
         if unanswered != Unanswered::Resent {

@@ -108,8 +108,7 @@ impl Served {
             }
             Served::Kept { serving, .. } => {
                 serving.expect_end();
-                herald.say(&Word::GivenBack);
-                if herald.has_keeper() {
+                if herald.say(&Word::GivenBack) {
                     let over = move || serving.is_over_within(KEEPER_PATIENCE);
                     // Whatever comes of it: the end of this process ends the session.
                     let _ = tokio::task::spawn_blocking(over).await;

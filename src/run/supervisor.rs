@@ -274,7 +274,7 @@ impl Supervisor {
     }
 
     fn note_server(&mut self, change: Change) {
-        if let Change::Ended { pid, code } = change
+        if let Change::Ended { pid, code, .. } = change
             && pid == self.server
         {
             self.server_code = Some(code);
@@ -332,7 +332,7 @@ struct End {
 impl Watch {
     fn child_changed(&mut self, change: Change) {
         match change {
-            Change::Ended { pid, code } if pid == self.command => self.code = Some(code),
+            Change::Ended { pid, code, .. } if pid == self.command => self.code = Some(code),
             Change::Stopped { pid, signal } if pid == self.command && stops_the_job(signal) => {
                 stop_too();
                 let _ = process::send(self.command, Signal::CONT);

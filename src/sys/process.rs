@@ -253,6 +253,8 @@ pub enum Change {
         pid: Pid,
         /// As a shell has it.
         code: u8,
+        /// Whether its memory was written to a core dump.
+        dumped: bool,
     },
     /// It was stopped.
     Stopped {
@@ -269,11 +271,12 @@ pub fn changed_child() -> Option<Change> {
         let pid = |pid: unistd::Pid| Pid(pid.as_raw());
         match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
             Ok(WaitStatus::Exited(child, code)) => {
-                return Some(Change::Ended { pid: pid(child), code: u8::try_from(code & 0xff).unwrap_or(1) });
+                let code = u8::try_from(code & 0xff).unwrap_or(1);
+                return Some(Change::Ended { pid: pid(child), code, dumped: false });
             }
-            Ok(WaitStatus::Signaled(child, signal, _)) => {
+            Ok(WaitStatus::Signaled(child, signal, dumped)) => {
                 let code = u8::try_from(128 + signal as i32).unwrap_or(u8::MAX);
-                return Some(Change::Ended { pid: pid(child), code });
+                return Some(Change::Ended { pid: pid(child), code, dumped });
             }
             Ok(WaitStatus::Stopped(child, signal)) => {
                 return Some(Change::Stopped { pid: pid(child), signal: Signal(signal as i32) });
