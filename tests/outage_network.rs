@@ -77,7 +77,7 @@ fn an_answer_that_is_no_http(world: &World) {
 fn weather(world: &World, name: &str, state: State, errnos: &[i32], reason: &str) {
     let wire = Wire::to(world.bao.address());
     let (begin, end) = (|| wire.set(state), || wire.set(State::Open));
-    outage::weather(&Outage {
+    let _mount = outage::weather(&Outage {
         world,
         wire: &wire,
         name,

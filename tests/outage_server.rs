@@ -51,7 +51,7 @@ fn a_sealed_server(world: &World) {
     let world = &world.beside();
     let wire = Wire::to(world.bao.address());
     let identity = world.approle("sealed", json!({"token_ttl": "1h"}));
-    outage::weather(&Outage {
+    let _mount = outage::weather(&Outage {
         world,
         wire: &wire,
         name: "sealed",
@@ -68,7 +68,7 @@ fn a_server_that_is_stopped_in_its_tracks(world: &World) {
     let world = &world.beside();
     let wire = Wire::to(world.bao.address());
     let identity = world.approle("stopped", json!({"token_ttl": "1h"}));
-    outage::weather(&Outage {
+    let _mount = outage::weather(&Outage {
         world,
         wire: &wire,
         name: "stopped",
@@ -85,7 +85,7 @@ fn a_server_that_starts_anew_finds_its_leases_and_nothing_is_minted(world: &Worl
     let world = &world.beside_on_disk();
     let wire = Wire::to(world.bao.address());
     let identity = world.approle("anew", json!({"token_ttl": "1h"}));
-    outage::weather(&Outage {
+    let _mount = outage::weather(&Outage {
         world,
         wire: &wire,
         name: "anew",

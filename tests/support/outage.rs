@@ -57,7 +57,7 @@ pub struct Outage<'a> {
 /// Goes through an outage and its end with a secret that is fresh, one that is past its max-age, a
 /// credential, and others that nobody has read before.
 #[track_caller]
-pub fn weather(outage: &Outage<'_>) {
+pub fn weather(outage: &Outage<'_>) -> Mount {
     let Outage { world, wire, name, identity, errnos, reason, begin, end } = *outage;
     let misses = ["miss-0", "miss-1", "miss-2", "miss-3"];
     world.role(name, 60, 600);
@@ -116,6 +116,7 @@ pub fn weather(outage: &Outage<'_>) {
     assert!(world.postgres.admits(&user, &password));
     assert_eq!(world.lease(name), lease, "nothing was lost or minted");
     assert_eq!(world.accounts(name), 1);
+    mount
 }
 
 /// A mount of these files with these tables, with the root token unless a table says otherwise.
