@@ -18,6 +18,7 @@ mod record;
 mod reload;
 mod server;
 mod stand;
+pub mod unit;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -37,7 +38,7 @@ use crate::daemon::herald::notify_systemd;
 use crate::daemon::record::Record;
 use crate::driver::{self, Names};
 use crate::fuse::mount_point::{MountError, MountPoint};
-use crate::fuse::session::{self, MountOptions};
+use crate::fuse::session::{self, Kept, MountOptions};
 use crate::fuse::sharing::SharedParent;
 use crate::keeper::{Keeper, KeeperError, Papers, Program, Word};
 use crate::sandbox::SandboxError;
@@ -47,6 +48,7 @@ use crate::sys::{self, secret_memory};
 use crate::vault::client::{Client, ClientError};
 
 pub use command::{CommandMount, serve_command};
+pub use ground::Ended;
 pub use server::{ServerPapers, serve};
 
 /// What is kept besides secrets takes so much of the state at most, in bytes: 10,000 leases in use take a third.
@@ -167,30 +169,8 @@ pub fn run(
     serving: impl FnOnce(),
 ) -> Result<(), DaemonError> {
     let keeper = Keeper::new()?;
-    let environment = Environment::from_process();
-    let plan = config::load(&options.config, &environment)?;
-    if options.origin == MountPointOrigin::Derived {
-        make_mount_point(&options.mount_point)?;
-    }
-    let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
-    // All that can be wrong with it is found before anything is mounted.
-    let mounted = sys::unix_time();
-    drop(Client::new(&plan.vault, &plan.identities)?);
-    drop(Engine::<SecretBytes>::new(layout(&plan, mounted))?);
-    let point = MountPoint::take(&options.mount_point)?;
-    // Dropped last, after the mount that is in it.
-    let _shared = match options.parent {
-        Parent::Shared => Some(share_parent(&point)?),
-        Parent::AsItIs => None,
-    };
-    let (uid, gid) = sys::effective_ids();
-    let mount = session::mount_from(source, point, &MountOptions { uid, gid, allow_other })?.keep()?;
-    // As it is called from anywhere, as far as that can be told.
-    let config = options.config.canonicalize().unwrap_or_else(|_| options.config.clone());
-    let record = Record::new(mount.seat(), config, (uid, gid), environment.home, mounted);
-    let (state, requests) = memory(plan.mount.max_memory);
-    let record = record.write().map_err(system("the mount can't be described"))?;
-    let papers = Papers { record, state, requests };
+    // The parent goes back to what it was after the mount that is in it.
+    let Prepared { mount, papers, shared: _shared } = prepare(source, options)?;
     let mut serving = Some(serving);
     keeper.keep(mount, &papers, program, |word| match word {
         Word::Serves => {
@@ -202,6 +182,41 @@ pub fn run(
         Word::GivenBack | Word::HandOver | Word::Failed { .. } => {}
     })?;
     Ok(())
+}
+
+/// A mount that nobody serves yet, and what its servers need.
+struct Prepared {
+    mount: Kept,
+    papers: Papers,
+    shared: Option<SharedParent>,
+}
+
+/// Mounts.
+fn prepare(source: &str, options: &Options) -> Result<Prepared, DaemonError> {
+    let environment = Environment::from_process();
+    let plan = config::load(&options.config, &environment)?;
+    if options.origin == MountPointOrigin::Derived {
+        make_mount_point(&options.mount_point)?;
+    }
+    let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
+    // All that can be wrong with it is found before anything is mounted.
+    let mounted = sys::unix_time();
+    drop(Client::new(&plan.vault, &plan.identities)?);
+    drop(Engine::<SecretBytes>::new(layout(&plan, mounted))?);
+    let point = MountPoint::take(&options.mount_point)?;
+    let shared = match options.parent {
+        Parent::Shared => Some(share_parent(&point)?),
+        Parent::AsItIs => None,
+    };
+    let (uid, gid) = sys::effective_ids();
+    let mount = session::mount_from(source, point, &MountOptions { uid, gid, allow_other })?.keep()?;
+    // As it is called from anywhere, as far as that can be told.
+    let config = options.config.canonicalize().unwrap_or_else(|_| options.config.clone());
+    let record = Record::new(mount.seat(), config, (uid, gid), environment.home, mounted);
+    let (state, requests) = memory(plan.mount.max_memory);
+    let record = record.write().map_err(system("the mount can't be described"))?;
+    let papers = Papers { record, state, requests };
+    Ok(Prepared { mount, papers, shared })
 }
 
 /// Lets containers that bind the parent of the mount point see the mount whenever it comes.

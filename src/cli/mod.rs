@@ -20,6 +20,7 @@ pub mod run;
 pub mod serve;
 pub mod status;
 mod syslog;
+pub mod unit;
 pub mod unmount;
 pub mod wait;
 
@@ -80,6 +81,9 @@ pub enum Command {
     /// Serves a mount that another process holds; `leasefs mount` starts it
     #[command(hide = true)]
     Serve(serve::ServeArgs),
+    /// What the systemd unit does as root; the unit calls it
+    #[command(hide = true)]
+    Unit(unit::UnitArgs),
     /// Makes man pages and completions, for packages and for those who have the binary alone
     #[command(hide = true)]
     Generate(generate::GenerateArgs),
@@ -134,6 +138,7 @@ fn run(command: &Command, level: &str) -> Result<ExitCode, CommandError> {
         Command::Run(args) => return run::run(args),
         Command::Mount(args) => mount::run(args, level),
         Command::Serve(args) => serve::run(args),
+        Command::Unit(args) => unit::run(args),
         Command::Status(args) => status::run(args),
         Command::Revoke(args) => revoke::run(args),
         Command::Refresh(args) => refresh::run(args),

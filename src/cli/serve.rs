@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit, of_daemon};
-use crate::daemon::{self, ServerPapers};
+use crate::daemon::{self, Ended, ServerPapers, unit};
 use crate::keeper::{Program, Streams};
 
 /// Serves a mount that another process holds; for `leasefs mount` alone.
@@ -16,12 +16,15 @@ pub struct ServeArgs {
     /// Logs to where a daemon in the background does
     #[arg(long)]
     pub background: bool,
+    /// Takes the descriptors that systemd has kept for the unit
+    #[arg(long)]
+    pub systemd: bool,
     /// The number of the descriptor of the FUSE device
-    #[arg(long, value_name = "NUMBER")]
-    pub device: RawFd,
+    #[arg(long, value_name = "NUMBER", required_unless_present = "systemd")]
+    pub device: Option<RawFd>,
     /// The same of what is written down of the mount
-    #[arg(long, value_name = "NUMBER")]
-    pub record: RawFd,
+    #[arg(long, value_name = "NUMBER", required_unless_present = "systemd")]
+    pub record: Option<RawFd>,
     /// The same of the sealed state
     #[arg(long, value_name = "NUMBER")]
     pub state: Option<RawFd>,
@@ -64,11 +67,16 @@ pub(super) fn program(log: Log, level: &str) -> Result<Program, CommandError> {
 /// # Errors
 /// [`CommandError`].
 pub fn run(args: &ServeArgs) -> Result<Exit, CommandError> {
-    let ServeArgs { device, record, state, requests, keeper, .. } = *args;
-    let papers = ServerPapers { device, record, state, requests, keeper };
+    let papers = match (args.device, args.record) {
+        (Some(device), Some(record)) if !args.systemd => {
+            ServerPapers { device, record, state: args.state, requests: args.requests, keeper: args.keeper }
+        }
+        _ => unit::kept_papers()?,
+    };
     match daemon::serve(papers, |error| of_daemon(error) as u8) {
         // The keeper has printed it.
-        Err(error) if keeper.is_some() => Ok(of_daemon(&error)),
-        result => Ok(result.map(|()| Exit::Ok)?),
+        Err(error) if papers.keeper.is_some() => Ok(of_daemon(&error)),
+        Ok(Ended::HandedOver) if papers.keeper.is_none() => Ok(Exit::Temporary),
+        result => Ok(result.map(|_| Exit::Ok)?),
     }
 }

@@ -18,6 +18,9 @@ use crate::sys;
 /// Where the sockets of root's mounts lie.
 const ROOTS: &str = "/run/leasefs-control";
 
+/// Where those of systemd's units lie, whose servers are not root (`RuntimeDirectory=` of the unit).
+const UNITS: &str = "/run/leasefs-control/units";
+
 /// The name of the directory below a user's own runtime directory.
 const NAME: &str = "leasefs-control";
 
@@ -70,6 +73,7 @@ impl ControlDirectory {
         if usual.iter().all(|own| own.0 != Path::new(ROOTS)) {
             usual.push(ControlDirectory::at(ROOTS));
         }
+        usual.push(ControlDirectory::at(UNITS));
         usual
     }
 

@@ -54,7 +54,7 @@ pub(super) struct Ground {
 
 /// How a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub enum Ended {
     /// Everything is given back.
     GivenBack,
     /// A successor goes on.
@@ -161,6 +161,7 @@ impl Ground {
         let answering = listener.map(|listener| tokio::spawn(listener.serve(handler)));
         herald.say(&Word::Serves);
         let announcing = tokio::spawn(announce(service.clone(), served.path()));
+        let guarding = tokio::spawn(watch_over(service.clone(), Arc::clone(&herald)));
         let terminal = reload::Terminal::find();
         tokio::pin!(told);
         let end = loop {
@@ -193,6 +194,7 @@ impl Ground {
             }
         };
         announcing.abort();
+        guarding.abort();
         herald.notify(&[sd_notify::NotifyState::Stopping]);
         let unrevoked = service.stop(REVOCATION_PATIENCE).await;
         let result = served.take_away(end, &herald).await;
@@ -204,6 +206,19 @@ impl Ground {
         }
         report_end(&unrevoked);
         result.map(|()| Ended::GivenBack)
+    }
+}
+
+/// Tells systemd's watchdog, where there is one, that the engine can be reached and time goes on.
+async fn watch_over(service: Service<SystemClock>, herald: Arc<Herald>) {
+    let mut patience = 0;
+    if !sd_notify::watchdog_enabled(false, &mut patience) {
+        return;
+    }
+    loop {
+        service.look(|_, _| ());
+        herald.notify(&[sd_notify::NotifyState::Watchdog]);
+        tokio::time::sleep(Duration::from_micros(patience / 3)).await;
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::plan::MountPlan;
 use crate::config::{self, Environment};
 use crate::control::{ControlDirectory, LockStore};
-use crate::daemon::ground::{Calls, Ground};
+use crate::daemon::ground::{Calls, Ended, Ground};
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::{Heritage, Memory};
 use crate::daemon::record::Record;
@@ -67,7 +67,7 @@ impl Inheritance {
 ///
 /// # Errors
 /// [`DaemonError`].
-pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<(), DaemonError> {
+pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<Ended, DaemonError> {
     end_on_panic();
     sys::forbid_core_dumps().map_err(system("core dumps can't be forbidden"))?;
     let inheritance = Inheritance::take(papers)?;
@@ -81,9 +81,13 @@ pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<
 }
 
 impl Inheritance {
-    fn serve(self) -> Result<(), DaemonError> {
+    fn serve(self) -> Result<Ended, DaemonError> {
         let Inheritance { device, record, memory, keeper } = self;
-        let plan = config::load(&record.config, &Environment::from_process())?;
+        // As it was read by whoever has mounted.
+        let mut environment = Environment::from_process();
+        (environment.uid, environment.gid) = record.owner;
+        environment.home.clone_from(&record.home);
+        let plan = config::load(&record.config, &environment)?;
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }
@@ -94,7 +98,10 @@ impl Inheritance {
         }
         let Record { seat, config, mounted, .. } = record;
         let mapped = memory.map();
-        let directory = ControlDirectory::own()?;
+        let directory = match (&keeper, std::env::var_os("RUNTIME_DIRECTORY")) {
+            (None, Some(own)) => ControlDirectory::at(own),
+            _ => ControlDirectory::own()?,
+        };
         let listener = directory.listen(&seat.path)?;
         let locks = LockStore::usual(&seat.path);
         let protections = shut_in(&plan, &directory, &locks)?;
@@ -142,8 +149,7 @@ impl Inheritance {
                 |service, mount_point| readiness::announce(service, mount_point, herald)
             };
             ground.serve(Some(listener), locks, Calls { told, hangup }, herald, announce).await
-        })?;
-        Ok(())
+        })
     }
 }
 

@@ -204,7 +204,7 @@ impl MountPoint {
 }
 
 /// The errno of an error of the system; `EIO` if it has none.
-pub(super) fn errno(error: &io::Error) -> i32 {
+pub(crate) fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or_else(|| Errno::EIO.into())
 }
 

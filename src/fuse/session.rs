@@ -148,6 +148,11 @@ impl Kept {
         &self.fd
     }
 
+    /// Leaves the mount where it is, for whoever has got the device.
+    pub fn leave(mut self) {
+        self.attached.gone = true;
+    }
+
     /// What a server must know of it.
     pub fn seat(&self) -> Seat {
         Seat {
