@@ -32,7 +32,9 @@ impl<B: Body> Engine<B> {
             Some(ino) => ino,
             None => match self.place_child(now, parent, name) {
                 // Nobody asks whether it is there.
-                Err(FsError::NoSuchName) if self.lock_of_child(parent, name).is_some() => {
+                Err(FsError::NoSuchName | FsError::ContentsUnknown)
+                    if self.lock_of_child(parent, name).is_some() =>
+                {
                     return Err(FsError::Locked);
                 }
                 placed => placed?,
