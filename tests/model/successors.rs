@@ -372,6 +372,21 @@ fn a_handle_that_nobody_was_told_of_is_closed_when_its_open_comes_again() {
 }
 
 #[test]
+fn a_handle_that_nobody_was_told_of_is_closed_though_its_name_is_a_directory_by_now() {
+    let mut world = world();
+    let file = visit(&mut world, "kv/same/k1").unwrap();
+    let handle = try_open_ino(&mut world, file).unwrap();
+    let request = world.handles[&handle].request;
+    world.vault.lists.insert("tree/same".into(), vec!["k1/".into()]);
+    world.pass(40 * S);
+    visit(&mut world, "kv/same/k1").unwrap();
+    world.replace_engine(world.layout.clone());
+    world.handles.remove(&handle);
+    assert_eq!(world.open_as(0, file, request), Outcome::Done(Err(FsError::IsADirectory)));
+    assert_eq!(read(&world, handle), Err(FsError::BadHandle));
+}
+
+#[test]
 fn the_number_of_a_handle_that_was_closed_is_not_used_again() {
     let mut world = world();
     let handle = open(&mut world, "plain");
