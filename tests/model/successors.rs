@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasefs::core::effect::{Answer, Effect, End, Outcome, Report};
+use leasefs::core::effect::{Answer, Effect, End, NodeType, Outcome, Report};
 use leasefs::core::engine::{Engine, Room};
 use leasefs::core::error::FsError;
 use leasefs::core::name::{HandleId, Ino};
@@ -12,7 +12,8 @@ use leasefs::core::time::{Chance, Moment};
 
 use crate::layout::{DATABASE, DEFAULT};
 use crate::scenarios::{
-    HOUR, MS, S, count, ended, ino, only_lease, open, read, reads, try_open, visit, world, world_with,
+    HOUR, MS, S, count, ended, ino, only_lease, open, read, reads, try_open, try_open_ino, visit, world,
+    world_with,
 };
 use crate::vault::Engine as VaultEngine;
 use crate::world::{Pace, TestBody, Weather, World};
@@ -113,6 +114,49 @@ fn a_name_in_a_tree_resolves_though_the_successor_never_looked_it_up() {
     // So it begins anew, and asks first.
     assert!(visit(&mut world, "kv/same/k1").is_ok());
     assert_eq!(world.lookup(kv, "none"), Err(FsError::NoSuchName));
+}
+
+#[test]
+fn a_name_is_no_field_before_it_is_known_whether_it_is_an_entry() {
+    let mut world = world();
+    let handle = visit(&mut world, "kv/same/x/k1").and_then(|ino| try_open_ino(&mut world, ino)).unwrap();
+    let (same, entry) = (ino_of(&world, "kv/same"), ino_of(&world, "kv/same/x"));
+    visit(&mut world, "kv/same/#x").unwrap();
+    let _ = world.open(0, ino_of(&world, "kv/same/#x"));
+    world.pass(20 * MS);
+    world.handover();
+    // The secret is at hand and has a field of this name; the list is not.
+    assert_eq!(world.lookup(same, "x"), Ok(entry));
+    assert_eq!(world.kernel[&entry].node_type, NodeType::Directory);
+    assert!(read(&world, handle).is_ok());
+}
+
+#[test]
+fn what_was_in_a_directory_that_has_become_a_field_resolves() {
+    let mut world = world();
+    let below = visit(&mut world, "kv/same/x/k1").unwrap();
+    let handle = try_open_ino(&mut world, below).unwrap();
+    world.vault.lists.insert("tree/same".into(), Vec::new());
+    world.pass(40 * S);
+    visit(&mut world, "kv/same/x").unwrap();
+    assert_eq!(world.kernel[&ino_of(&world, "kv/same/x")].node_type, NodeType::File);
+    world.handover();
+    assert_eq!(read(&world, handle), Ok(1));
+    assert!(matches!(world.open(0, below), Outcome::Done(Ok(_)) | Outcome::Wait(_)));
+}
+
+#[test]
+fn a_folder_that_can_not_be_listed_shows_the_fields_of_its_secret_to_the_successor_too() {
+    let mut world = world();
+    visit(&mut world, "kv/same/k1").unwrap();
+    world.vault.lists.clear();
+    world.vault.denied.insert("tree/same".into());
+    world.handover();
+    let same = ino_of(&world, "kv/same");
+    if let Outcome::Wait(_) = world.getattr(0, same) {
+        world.pass(20 * MS);
+    }
+    assert_ne!(world.lookup(same, "k1"), Err(FsError::ContentsUnknown), "Vault has answered");
 }
 
 #[test]
@@ -325,6 +369,21 @@ fn a_handle_that_nobody_was_told_of_is_closed_when_its_open_comes_again() {
     // By the same number: that one was opened by this process, and somebody has it.
     let _ = world.open_as(0, file, request);
     assert_eq!(world.engine.census().open_files, 3);
+}
+
+#[test]
+fn a_handle_that_nobody_was_told_of_is_closed_though_its_name_is_a_directory_by_now() {
+    let mut world = world();
+    let file = visit(&mut world, "kv/same/k1").unwrap();
+    let handle = try_open_ino(&mut world, file).unwrap();
+    let request = world.handles[&handle].request;
+    world.vault.lists.insert("tree/same".into(), vec!["k1/".into()]);
+    world.pass(40 * S);
+    visit(&mut world, "kv/same/k1").unwrap();
+    world.replace_engine(world.layout.clone());
+    world.handles.remove(&handle);
+    assert_eq!(world.open_as(0, file, request), Outcome::Done(Err(FsError::IsADirectory)));
+    assert_eq!(read(&world, handle), Err(FsError::BadHandle));
 }
 
 #[test]

@@ -213,6 +213,13 @@ impl<B: Body> Engine<B> {
             Some(Node::File(_) | Node::Field(_)) => return Err(FsError::NotADirectory),
             Some(Node::FieldDirectory(_) | Node::TreeDirectory(_)) => {}
         }
+        if self.is_unlisted(now, parent) {
+            // A field of this name may show under another one, beside an entry that has it. What stands there
+            // goes on standing there.
+            let ino = self.tree.number(parent, name);
+            let stands = self.tree.is_at(ino, parent, name);
+            return if stands { Ok(ino) } else { Err(FsError::ContentsUnknown) };
+        }
         let listing = self.entries_in(parent).unwrap_or_default();
         let node = match listing.entries.get(name) {
             Some(listed) => self.entry_node(parent, name, *listed),
@@ -221,14 +228,7 @@ impl<B: Body> Engine<B> {
                 field.or_else(|| self.unread_field(now, parent, name))
             }
         };
-        let Some(node) = node else {
-            let ino = self.tree.number(parent, name);
-            return match self.is_unlisted(now, parent) {
-                false => Err(FsError::NoSuchName),
-                true if self.tree.is_at(ino, parent, name) => Ok(ino),
-                true => Err(FsError::ContentsUnknown),
-            };
-        };
+        let node = node.ok_or(FsError::NoSuchName)?;
         let source = match &node {
             Node::Field(field) => Some(field.source),
             Node::Directory | Node::File(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
@@ -241,10 +241,11 @@ impl<B: Body> Engine<B> {
     }
 
     /// Whether the kernel may believe that it need not ask what a directory of a tree holds, because a
-    /// predecessor told it, and we don't know.
+    /// predecessor told it, and we don't know: Vault has not answered yet.
     fn is_unlisted(&self, now: BootTime, ino: Ino) -> bool {
         now < self.unlisted_until
             && self.entries_in(ino).is_none()
+            && self.list_failure(ino).is_none()
             && matches!(self.tree.slot(ino).map(|slot| &slot.node), Some(Node::TreeDirectory(one)) if one.folder)
     }
 

@@ -32,7 +32,9 @@ impl<B: Body> Engine<B> {
             Some(ino) => ino,
             None => match self.place_child(now, parent, name) {
                 // Nobody asks whether it is there.
-                Err(FsError::NoSuchName) if self.lock_of_child(parent, name).is_some() => {
+                Err(FsError::NoSuchName | FsError::ContentsUnknown)
+                    if self.lock_of_child(parent, name).is_some() =>
+                {
                     return Err(FsError::Locked);
                 }
                 placed => placed?,
@@ -82,6 +84,7 @@ impl<B: Body> Engine<B> {
     pub fn open(&mut self, at: Moment, caller: &Caller, ino: Ino) -> (Outcome<Opened>, Effects) {
         self.run(at, |engine, fx| {
             let Some((_, _, rule)) = engine.file_of(ino) else {
+                engine.close_unknown(at, caller.request, fx);
                 let error =
                     if engine.tree.slot(ino).is_some() { FsError::IsADirectory } else { FsError::NoSuchName };
                 return Outcome::Done(Err(error));
@@ -209,7 +212,10 @@ impl<B: Body> Engine<B> {
         self.run(at, |engine, fx| {
             let rule = match engine.directory_attributes(at.now, ino) {
                 Ok(attributes) => attributes.rule,
-                Err(error) => return Outcome::Done(Err(error)),
+                Err(error) => {
+                    engine.close_unknown(at, caller.request, fx);
+                    return Outcome::Done(Err(error));
+                }
             };
             let verdict = may_read(caller, &rule);
             if verdict != Verdict::NeedGroups {

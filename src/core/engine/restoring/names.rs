@@ -75,17 +75,23 @@ impl<B: Body> Engine<B> {
 
     /// What a name in this directory stands for now; `None` if the directory does not show its like any more.
     fn restored_node(&self, parent: Ino, cell: &NodeCell<'_>, known: &Meanings) -> Option<Node> {
-        match (&self.tree.slot(parent)?.node, cell) {
+        // Of a directory that has become a field meanwhile the kernel may still hold what was in it.
+        let mut directory = parent;
+        while let Some(Node::Field(_)) = self.tree.slot(directory).map(|slot| &slot.node) {
+            directory = self.tree.slot(directory)?.parent;
+        }
+        match (&self.tree.slot(directory)?.node, cell) {
             (Node::FieldDirectory(index), NodeCell::Field { field, .. }) => {
                 let spec = self.field_dirs.get(*index)?;
                 let (source, field) = (spec.source, field.clone().into_owned());
                 Some(Node::Field(Field { source, field, rule: spec.rule, on_expiry: spec.on_expiry }))
             }
             (Node::TreeDirectory(directory), _) if !known.trees.contains(&directory.tree) => None,
-            (Node::TreeDirectory(directory), NodeCell::Field { source, field }) => {
-                let spec = self.trees.get(directory.tree.0 as usize)?;
+            (Node::TreeDirectory(one), NodeCell::Field { source, field }) => {
+                let spec = self.trees.get(one.tree.0 as usize)?;
                 let source = known.sources.get(source).copied();
-                let source = source.or_else(|| self.known_secret_of(directory)).unwrap_or(NO_SOURCE);
+                let source = source.or_else(|| self.known_secret_of(one).filter(|_| directory == parent));
+                let source = source.unwrap_or(NO_SOURCE);
                 let field = field.clone().into_owned();
                 Some(Node::Field(Field { source, field, rule: spec.rule, on_expiry: spec.on_expiry }))
             }
