@@ -40,6 +40,7 @@ use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::session::{self, MountOptions};
 use crate::fuse::sharing::SharedParent;
 use crate::keeper::{Keeper, KeeperError, Papers, Program, Word};
+use crate::sandbox::SandboxError;
 use crate::sealed::Sealed;
 use crate::secret::SecretBytes;
 use crate::sys::{self, secret_memory};
@@ -137,6 +138,9 @@ pub enum DaemonError {
     /// The mount could not be kept.
     #[error("{0}")]
     Keeper(#[from] KeeperError),
+    /// The server could not give up what it does not need.
+    #[error("the server can't be shut in: {0}")]
+    Sandbox(#[from] SandboxError),
     /// What the keeper has handed over can't be used.
     #[error("the record of the mount can't be read ({why}): unmount, then mount again")]
     Record {
@@ -215,7 +219,9 @@ fn share_parent(point: &MountPoint) -> Result<SharedParent, DaemonError> {
 /// says what is missing.
 fn memory(max_memory: u64) -> (Option<OwnedFd>, Option<OwnedFd>) {
     let wanted = Sealed::memory_for(usize::try_from(max_memory).unwrap_or(usize::MAX / 8) + BOOKS);
-    let size = sys::lockable().map_or(wanted, |lockable| wanted.min(lockable / 2));
+    // The server has less rights than this process, and the same limit.
+    let _ = sys::privilege::lift_memory_limit();
+    let size = sys::memory_lock_limit().map_or(wanted, |limit| wanted.min(limit / 2));
     match secret_memory::create(size) {
         Ok(state) => (Some(state), None),
         Err(_) => (None, secret_memory::create_ordinary(secret_memory::SHARED).ok()),

@@ -144,13 +144,13 @@ pub enum MemoryLock {
     },
 }
 
-/// How many bytes this process may lock; `None`: as many as it likes.
-pub fn lockable() -> Option<usize> {
-    if may_lock_without_limit() {
-        return None;
+/// How many bytes a process without capabilities may lock here (`RLIMIT_MEMLOCK`); `None`: as many as it likes.
+pub fn memory_lock_limit() -> Option<usize> {
+    match getrlimit(Resource::RLIMIT_MEMLOCK) {
+        Ok((RLIM_INFINITY, _)) => None,
+        Ok((soft, _)) => Some(usize::try_from(soft).unwrap_or(usize::MAX)),
+        Err(_) => Some(0),
     }
-    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).unwrap_or((0, 0));
-    Some(usize::try_from(soft).unwrap_or(usize::MAX))
 }
 
 /// Locks all memory of the process if that can't make a later allocation fail, that is with

@@ -220,6 +220,7 @@ pub(super) fn of_daemon(error: &DaemonError) -> Exit {
         DaemonError::Keeper(KeeperError::GivenUp { .. }) | DaemonError::Record { .. } => Exit::Internal,
         DaemonError::Keeper(KeeperError::Mount(error)) => of_mount(error),
         DaemonError::Keeper(KeeperError::System { .. })
+        | DaemonError::Sandbox(_)
         | DaemonError::System { .. }
         | DaemonError::Broken { .. } => Exit::System,
     }

@@ -8,6 +8,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::config::plan::MountPlan;
+use crate::control::protocol::ProtectionReport;
 use crate::control::{Farewell, Listener, LockStore, MountInfo, ServiceHandler, Successor};
 use crate::core::locks::Locks;
 use crate::core::time::UnixTime;
@@ -22,6 +23,7 @@ use crate::fuse::adapter::{Adapter, Wiring};
 use crate::fuse::mount_point::MountPoint;
 use crate::fuse::session::MountOptions;
 use crate::keeper::Word;
+use crate::sandbox::{Entry, Protections, State};
 use crate::sys::{self, BootTimer};
 use crate::vault::client::Client;
 
@@ -30,6 +32,9 @@ const REVOCATION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// For how long a server that hands over waits for a moment in which nothing is being minted.
 const CALM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a file was replaced.
+const REPLACED_LOOK: Duration = Duration::from_secs(2);
 
 /// How often it looks.
 const CALM_LOOK: Duration = Duration::from_millis(2);
@@ -44,6 +49,7 @@ pub(super) struct Ground {
     heritage: Heritage,
     mounted: UnixTime,
     losses: Vec<String>,
+    protections: Arc<Protections>,
 }
 
 /// How a server ended.
@@ -92,7 +98,13 @@ impl Ground {
         losses: Vec<String>,
     ) -> Result<Ground, DaemonError> {
         let client = Client::new(&plan.vault, &plan.identities)?;
-        Ok(Ground { plan, config, stand, client, heritage, mounted, losses })
+        let protections = Arc::default();
+        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections })
+    }
+
+    /// This process has given that up.
+    pub(super) fn protected(self, protections: Protections) -> Ground {
+        Ground { protections: Arc::new(protections), ..self }
     }
 
     /// Where it is, or will be.
@@ -110,7 +122,7 @@ impl Ground {
         herald: Arc<Herald>,
         announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
     ) -> Result<Ended, DaemonError> {
-        let Ground { plan, config, stand, client, heritage, mounted, mut losses } = self;
+        let Ground { plan, config, stand, client, heritage, mounted, mut losses, protections } = self;
         let Heritage { mut engine, seal, requests, inheritance } = heritage;
         let Calls { told, mut hangup } = calls;
         engine.restore_locks(locks.load()?);
@@ -140,7 +152,7 @@ impl Ground {
         };
         let handler = ServiceHandler {
             service: service.clone(),
-            info: mount_info(&plan, config, served.path(), mounted, losses),
+            info: mount_info(&plan, config, served.path(), mounted, losses, &protections),
             lore,
             locks: tokio::sync::Mutex::new(locks),
             ends,
@@ -165,6 +177,11 @@ impl Ground {
                     }
                 },
                 end = session_end.recv() => break end,
+                path = replaced(&protections), if successor == Successor::Comes => {
+                    tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
+                    hand_over(&service, &herald).await;
+                    return Ok(Ended::HandedOver);
+                }
                 () = reload::hung_up(&mut hangup) => {
                     if terminal.is_gone() {
                         tracing::info!("stopping: the terminal was closed");
@@ -190,6 +207,16 @@ impl Ground {
     }
 }
 
+/// Waits until a file was replaced that this process may not read any more.
+async fn replaced(protections: &Protections) -> PathBuf {
+    loop {
+        tokio::time::sleep(REPLACED_LOOK).await;
+        if let Some(path) = protections.replaced() {
+            return path.to_owned();
+        }
+    }
+}
+
 /// Waits for a moment in which nothing is being minted, so that nothing is lost, and says that the server ends.
 async fn hand_over(service: &Service<SystemClock>, herald: &Herald) {
     tracing::info!("the next server takes over");
@@ -206,6 +233,7 @@ fn mount_info(
     mount_point: PathBuf,
     started: UnixTime,
     losses: Vec<String>,
+    protections: &Protections,
 ) -> MountInfo {
     MountInfo {
         mount_point,
@@ -213,10 +241,19 @@ fn mount_info(
         identities: plan.identities.iter().map(|identity| identity.name.clone()).collect(),
         addresses: plan.vault.addresses.clone(),
         losses,
-        protections: Vec::new(),
+        protections: protections.iter().map(protection).collect(),
         started,
         pid: std::process::id(),
     }
+}
+
+fn protection(entry: &Entry) -> ProtectionReport {
+    let (state, reason) = match &entry.state {
+        State::On => ("on", None),
+        State::Off { reason } => ("off", Some(reason)),
+        State::Missing { reason } => ("missing", Some(reason)),
+    };
+    ProtectionReport { name: entry.name.to_owned(), state: state.to_owned(), reason: reason.cloned() }
 }
 
 fn report_end(unrevoked: &[Unrevoked]) {

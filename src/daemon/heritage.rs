@@ -42,6 +42,24 @@ pub(super) enum Memory {
     Nothing,
 }
 
+/// The memory, mapped; nothing of it was read.
+pub(super) struct Mapped {
+    state: Result<Sealed, SealedError>,
+    requests: Option<Arc<Requests>>,
+}
+
+impl Memory {
+    /// Maps it: that takes the right to lock so much memory.
+    pub(super) fn map(self) -> Mapped {
+        let (state, requests) = match self {
+            Memory::State(state) => (open(state), None),
+            Memory::Requests(page) => (Err(MemoryError::NotSupported.into()), Requests::open(page).ok()),
+            Memory::Nothing => (Err(MemoryError::NotSupported.into()), None),
+        };
+        Mapped { state, requests }
+    }
+}
+
 impl Heritage {
     /// Nothing, and nobody comes after.
     pub(super) fn none(layout: Layout) -> Result<Heritage, LayoutError> {
@@ -52,15 +70,11 @@ impl Heritage {
     /// What is in the memory. What can't be used is told, and forgotten: the server begins anew. `losses` gets
     /// what this system lacks.
     pub(super) fn take(
-        memory: Memory,
+        mapped: Mapped,
         layout: Layout,
         losses: &mut Vec<String>,
     ) -> Result<Heritage, LayoutError> {
-        let (state, requests) = match memory {
-            Memory::State(state) => (open(state), None),
-            Memory::Requests(page) => (Err(MemoryError::NotSupported.into()), Requests::open(page).ok()),
-            Memory::Nothing => (Err(MemoryError::NotSupported.into()), None),
-        };
+        let Mapped { state, requests } = mapped;
         let store = match state {
             Ok(store) => store,
             Err(error) => {

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::config::plan::MountPlan;
 use crate::config::{self, Environment};
-use crate::control::{self, LockStore};
+use crate::control::{ControlDirectory, LockStore};
 use crate::daemon::ground::{Calls, Ground};
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::{Heritage, Memory};
@@ -17,6 +19,7 @@ use crate::daemon::{DaemonError, command, end_on_panic, layout, locked_in_part, 
 use crate::fuse::kept::{Seat, Unanswered};
 use crate::keeper::Word;
 use crate::link::ServerEnd;
+use crate::sandbox::{self, Places, Protections};
 use crate::sealed::Requests;
 use crate::sys::descriptors::inherited;
 use crate::sys::{self, MemoryLock};
@@ -90,7 +93,13 @@ impl Inheritance {
             losses.push(locked_in_part(&reason));
         }
         let Record { seat, config, mounted, .. } = record;
-        let heritage = Heritage::take(memory, layout(&plan, mounted), &mut losses)?;
+        let mapped = memory.map();
+        let directory = ControlDirectory::own()?;
+        let listener = directory.listen(&seat.path)?;
+        let locks = LockStore::usual(&seat.path);
+        let protections = shut_in(&plan, &directory, &locks)?;
+        losses.extend(protections.losses().map(str::to_owned));
+        let heritage = Heritage::take(mapped, layout(&plan, mounted), &mut losses)?;
         let unanswered = unanswered(&seat, heritage.requests.as_deref());
         if unanswered != Unanswered::Resent {
             losses.push(
@@ -102,7 +111,7 @@ impl Inheritance {
             requests.take_stock();
         }
         let stand = Stand::Kept { seat, device, unanswered };
-        let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?;
+        let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?.protected(protections);
         runtime()?.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
             let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
@@ -125,8 +134,6 @@ impl Inheritance {
                 }
             };
             let herald = Arc::new(herald);
-            let listener = control::listen(ground.path())?;
-            let locks = LockStore::usual(ground.path());
             let announce = {
                 let herald = Arc::clone(&herald);
                 |service, mount_point| readiness::announce(service, mount_point, herald)
@@ -135,6 +142,20 @@ impl Inheritance {
         })?;
         Ok(())
     }
+}
+
+/// Gives up what is not needed from now on. Before there is a thread, and any secret in memory.
+fn shut_in(
+    plan: &MountPlan,
+    control: &ControlDirectory,
+    locks: &LockStore,
+) -> Result<Protections, DaemonError> {
+    let places = Places {
+        config: None,
+        control: Some(control.path().to_owned()),
+        locks: locks.path().and_then(|path| path.parent().map(Path::to_owned)),
+    };
+    Ok(sandbox::Plan::of(plan, &places, None).enter()?)
 }
 
 /// Set to `off`, requests are not sent again, as on kernels that can't do it.

@@ -52,6 +52,6 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 ///
 /// # Errors
 /// `EPERM` without CAP_SYS_RESOURCE.
-pub(super) fn lift_memory_limit() -> io::Result<()> {
+pub fn lift_memory_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?)
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use leasefs::core::effect::Effect;
+use leasefs::core::effect::{Effect, Outcome};
 use leasefs::core::engine::{Engine, Layout, Reader};
 use leasefs::core::error::FsError;
-use leasefs::core::name::HandleId;
+use leasefs::core::name::{HandleId, Ino};
 use leasefs::core::state::{Content, Forsaken, Key, Restored, Stored};
 
 use crate::driver::Step;
@@ -65,6 +65,15 @@ fn assert_same(one: &BTreeMap<Key, Cell>, other: &BTreeMap<Key, Cell>, what: &st
     }
 }
 
+/// Whether some answers of the predecessor did not reach the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Losses {
+    /// None.
+    None,
+    /// Some, to OPEN and OPENDIR.
+    Some,
+}
+
 impl World {
     /// The engine's changes are written out; with those before they make up its whole state.
     pub fn seal(&mut self) {
@@ -75,10 +84,13 @@ impl World {
                 None => cells.remove(key),
             };
         });
-        assert_same(&self.cells, &all_cells(&self.engine), "the changes are not the state");
+        self.calls += 1;
+        if self.calls.is_multiple_of(self.compared_every) {
+            assert_same(&self.cells, &all_cells(&self.engine), "the changes are not the state");
+        }
     }
 
-    fn stored(&self) -> Vec<(Key, Stored<TestBody>)> {
+    pub fn stored(&self) -> Vec<(Key, Stored<TestBody>)> {
         let stored = |(key, cell): (&Key, &Cell)| {
             let stored = match cell {
                 Cell::Plain(text) => Stored::Plain(text.clone()),
@@ -91,6 +103,11 @@ impl World {
 
     /// The process is killed and a successor goes on, with the same configuration.
     pub fn handover(&mut self) {
+        self.hand_over(Losses::None);
+    }
+
+    /// As [`World::handover`]; `losses` says whether answers were on their way to the kernel.
+    pub fn hand_over(&mut self, losses: Losses) {
         let before = all_cells(&self.engine);
         let status = self.engine.status(self.now);
         let census = self.engine.census();
@@ -107,7 +124,7 @@ impl World {
         }
         let now = self.engine.census();
         assert_eq!((census.names, census.open_files), (now.names, now.open_files));
-        self.resend();
+        self.resend(losses);
     }
 
     /// As [`World::handover`], with any configuration, and nothing sent again.
@@ -158,20 +175,21 @@ impl World {
     }
 
     /// The kernel sends again what was not answered, as far as it knows.
-    fn resend(&mut self) {
+    fn resend(&mut self, losses: Losses) {
         let waiting = std::mem::take(&mut self.waiting);
-        let lost: Vec<HandleId> = self.handles.keys().copied().filter(|_| self.rng.u8(..8) == 0).collect();
-        for handle in lost {
+        let lost = |rng: &mut fastrand::Rng| losses == Losses::Some && rng.u8(..8) == 0;
+        let unknown: Vec<HandleId> = self.handles.keys().copied().filter(|_| lost(&mut self.rng)).collect();
+        for handle in unknown {
             let Some(held) = self.handles.remove(&handle) else { continue };
             let reads = self.engine.read(self.now, handle, Reader::Handle);
             assert_ne!(reads.err(), Some(FsError::BadHandle), "the successor knows it");
-            let _ = self.open_as(held.who, held.ino, held.request);
+            self.open_again(held.who, held.ino, held.request);
             let reads = self.engine.read(self.now, handle, Reader::Handle);
             assert_eq!(reads.err(), Some(FsError::BadHandle), "nobody knows it, and it stays open");
         }
-        let lost: Vec<HandleId> =
-            self.directories.keys().copied().filter(|_| self.rng.u8(..8) == 0).collect();
-        for handle in lost {
+        let unknown: Vec<HandleId> =
+            self.directories.keys().copied().filter(|_| lost(&mut self.rng)).collect();
+        for handle in unknown {
             let Some((ino, who, request)) = self.directories.remove(&handle) else { continue };
             let _ = self.opendir_as(who, ino, request);
             let add = |_: &str, _, _, _| leasefs::core::engine::Room::Left;
@@ -179,12 +197,26 @@ impl World {
         }
         for waiter in waiting.into_values() {
             match waiter.asked {
-                Asked::Open => drop(self.open_as(waiter.who, waiter.ino, waiter.request)),
+                Asked::Open => self.open_again(waiter.who, waiter.ino, waiter.request),
                 Asked::Attributes => drop(self.getattr_as(waiter.who, waiter.ino, waiter.request)),
                 Asked::Directory => drop(self.opendir_as(waiter.who, waiter.ino, waiter.request)),
                 // His connection is broken.
                 Asked::Refresh => {}
             }
+        }
+    }
+}
+
+impl World {
+    /// An OPEN that comes again: a credential that lives is shown, and no other one is asked for.
+    fn open_again(&mut self, who: u8, ino: Ino, request: u64) {
+        let path = self.path(ino);
+        let status = self.engine.status(self.now);
+        let lives = status.files.iter().any(|file| file.name == path && file.lease.is_some());
+        let outcome = self.open_as(who, ino, request);
+        if lives {
+            assert!(matches!(outcome, Outcome::Done(_)), "{path} lives and its open waits");
+            assert!(!self.last.iter().any(|effect| matches!(effect, Effect::Read { .. })));
         }
     }
 }

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 use crate::checks;
+use crate::handover::Losses;
 use crate::layout::{FILES, LOCKS, NAMES, VISITS, layout, vault};
 use crate::vault::Engine;
 use crate::world::{Pace, Weather, World};
@@ -299,7 +300,7 @@ fn perform(world: &mut World, step: &Step) {
             world.take(fx);
         }
         Step::LogInAnew => world.log_in_anew(),
-        Step::Handover => world.handover(),
+        Step::Handover => world.hand_over(Losses::Some),
     }
 }
 
@@ -451,6 +452,7 @@ fn use_without_pause() {
 fn opens_for_days(seed: u64, lease: (Duration, Duration), token: (Duration, Duration), name: &str) {
     let layout = layout(|| crate::layout::DEFAULT, 1 << 20);
     let mut world = World::new(layout, vault(lease, token), seed);
+    world.compared_every = 100;
     world.start();
     world.pass(Duration::from_secs(1));
     let ino = world.walk(name).expect("a declared name");

@@ -37,6 +37,10 @@ pub fn ino(world: &mut World, name: &str) -> Ino {
 /// What opening a file comes to, after a moment for Vault's answer.
 pub fn try_open(world: &mut World, name: &str) -> Result<HandleId, FsError> {
     let ino = ino(world, name);
+    try_open_ino(world, ino)
+}
+
+pub fn try_open_ino(world: &mut World, ino: Ino) -> Result<HandleId, FsError> {
     match world.open(0, ino) {
         Outcome::Done(result) => result.map(|opened| opened.handle),
         Outcome::Wait(ticket) => {

@@ -272,7 +272,6 @@ impl<B: Body> Engine<B> {
     ///
     /// # Errors
     /// A cell is missing. Inside: what has changed so that not all of them can be shown.
-    #[expect(clippy::type_complexity, reason = "two ways to fail, and each is looked at in one place")]
     fn restored_bodies(
         &self,
         cells: &mut Cells<B>,
@@ -282,7 +281,7 @@ impl<B: Body> Engine<B> {
     ) -> Result<Result<(Bodies<B>, Numbering), Change>, RestoreError> {
         let key = Key::Pieces(which);
         let pieces = cells.pieces.remove(&which).ok_or(RestoreError::Missing(key))?;
-        let (mut bodies, mut order) = (Bodies::new(), Vec::new());
+        let (mut bodies, mut numbering) = (Bodies::new(), Numbering::Same);
         for (number, cell) in pieces.into_iter().enumerate() {
             let piece = match cell.piece.into_owned() {
                 Piece::File(then) => match known.files.get(&then) {
@@ -290,7 +289,12 @@ impl<B: Body> Engine<B> {
                         return Ok(Err(Change::FileGone));
                     }
                     Some(now) if !now.same => return Ok(Err(Change::Rendering)),
-                    Some(now) => Piece::File(now.id),
+                    Some(now) => {
+                        if now.id != then {
+                            numbering = Numbering::Other;
+                        }
+                        Piece::File(now.id)
+                    }
                     None => return Ok(Err(Change::FileGone)),
                 },
                 Piece::Field(_) if !self.sources.get(&id).is_some_and(|one| one.spec.fields) => {
@@ -306,11 +310,9 @@ impl<B: Body> Engine<B> {
                     Ok(cells.bodies.remove(&key).ok_or(RestoreError::Missing(missing))?)
                 }
             };
-            order.push(piece.clone());
             bodies.insert(piece, body);
         }
-        let same = order.iter().eq(bodies.keys());
-        Ok(Ok((bodies, if same { Numbering::Same } else { Numbering::Other })))
+        Ok(Ok((bodies, numbering)))
     }
 
     /// Whether a generation has what every file of its source shows.
@@ -389,7 +391,7 @@ enum Rank {
     Previous,
 }
 
-/// Whether the bytes of a generation are in the cells that it would be written to.
+/// Whether a generation's files have the numbers that they are stored under. If not, it is written anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Numbering {
     Same,
