@@ -19,9 +19,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use support::load::{Load, Placed, Tally, holds, lists, measures, reads};
 use support::mount::{Mount, eventually};
@@ -50,25 +48,6 @@ fn folder(index: usize) -> String {
     format!("folder-{}", index / 10)
 }
 
-/// Kills the process that serves a mount now.
-fn kill_server(mount: &Mount) -> u32 {
-    let pid = mount.pid();
-    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("a server can be killed");
-    pid
-}
-
-/// Waits until another process than this one serves.
-#[track_caller]
-fn wait_for_successor(mount: &Mount, of: u32) -> u32 {
-    let mut found = None;
-    let came = eventually_soon(|| {
-        found = status(mount).and_then(|status| status["pid"].as_u64()).filter(|pid| *pid != u64::from(of));
-        found.is_some()
-    });
-    assert!(came, "no successor:\n{}", mount.log());
-    u32::try_from(found.unwrap()).unwrap()
-}
-
 fn eventually_soon(mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -78,22 +57,6 @@ fn eventually_soon(mut condition: impl FnMut() -> bool) -> bool {
         thread::sleep(Duration::from_millis(2));
     }
     true
-}
-
-/// What `leasefs status --json` says; nothing if nobody answers.
-fn status(mount: &Mount) -> Option<Value> {
-    let (ended, text) = mount.command(&["status", "--json", mount.root().to_str().unwrap()]);
-    ended.success().then(|| serde_json::from_str(&text).expect("JSON"))
-}
-
-/// How many handles of each file leasefs thinks are open; those without any are left out.
-fn readers(mount: &Mount) -> BTreeMap<String, u64> {
-    let status = status(mount).expect("a server answers");
-    let files = status["files"].as_array().unwrap().iter();
-    files
-        .map(|file| (file["name"].as_str().unwrap().to_owned(), file["readers"].as_u64().unwrap()))
-        .filter(|(_, readers)| *readers > 0)
-        .collect()
 }
 
 fn between(range: Range<u64>) -> Duration {
@@ -324,20 +287,25 @@ fn kill_loop(threads: usize) {
     thread::sleep(Duration::from_millis(500));
     let before = scene.holdings();
     assert_eq!(before["long"].len(), 2, "two generations: {before:?}");
-    let (mut last, mut made) = (0, 0);
+    let mut made = 0;
     let began = Instant::now();
     while made < kills() {
-        let another = || mount.server().is_some_and(|pid| pid != last);
-        assert!(eventually_soon(another), "no successor:\n{}", mount.log());
-        // Mostly while it serves; now and then before it does.
-        thread::sleep(between(if fastrand::u32(..5) == 0 { 0..100 } else { 60..500 }));
-        last = kill_server(mount);
+        thread::sleep(between(0..300));
+        let mut last = mount.kill_server();
         made += 1;
+        if fastrand::u32(..5) == 0 {
+            // The next one, too, mostly before it serves.
+            let next = || mount.server().is_some_and(|pid| pid != last);
+            assert!(eventually_soon(next), "no successor:\n{}", mount.log());
+            thread::sleep(between(0..100));
+            last = mount.kill_server();
+            made += 1;
+        }
+        mount.wait_for_successor(last);
         let hung = load.hung();
         assert!(hung.is_empty(), "these hang: {hung:?}\n{}", mount.log());
     }
     let took = began.elapsed();
-    wait_for_successor(mount, last);
     thread::sleep(Duration::from_millis(500));
     let tally = load.end().unwrap_or_else(|hung| panic!("these hang: {hung}\n{}", mount.log()));
     let (worst, what) = tally.worst.clone();
@@ -345,15 +313,15 @@ fn kill_loop(threads: usize) {
     println!("the longest took {worst:?} ({what}); {:#?}", tally.of_each);
     assert_unharmed(&tally, &mount.log());
     assert_eq!(scene.holdings(), before, "{}", mount.log());
-    let closed = || readers(mount) == held.count();
+    let closed = || mount.readers() == held.count();
     let known = eventually(Duration::from_secs(3), closed);
-    assert!(known.is_some(), "open: {:?}, known: {:?}", held.count(), readers(mount));
+    assert!(known.is_some(), "open: {:?}, known: {:?}", held.count(), mount.readers());
     for (file, text, name) in &held.0 {
         holds(file, text, name).unwrap();
     }
     drop(held);
-    let none = eventually(Duration::from_secs(3), || readers(mount).is_empty());
-    assert!(none.is_some(), "nothing is open, known: {:?}", readers(mount));
+    let none = eventually(Duration::from_secs(3), || mount.readers().is_empty());
+    assert!(none.is_some(), "nothing is open, known: {:?}", mount.readers());
     scene.stop();
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit, of_daemon};
-use crate::daemon::{self, ServerPapers};
+use crate::daemon::{self, End, ServerPapers};
 use crate::keeper::Program;
 
 /// Serves a mount that another process holds; for `leasefs mount` alone.
@@ -31,6 +31,9 @@ pub struct ServeArgs {
     /// The same of the link to the keeper
     #[arg(long, value_name = "NUMBER")]
     pub keeper: Option<RawFd>,
+    /// The server before this one was killed from outside
+    #[arg(long)]
+    pub killed: bool,
 }
 
 /// Where a server logs to.
@@ -61,7 +64,8 @@ pub(super) fn program(log: Log, level: &str) -> Result<Program, CommandError> {
 /// [`CommandError`].
 pub fn run(args: &ServeArgs) -> Result<Exit, CommandError> {
     let ServeArgs { device, record, state, requests, keeper, .. } = *args;
-    let papers = ServerPapers { device, record, state, requests, keeper };
+    let predecessor = if args.killed { End::Kill } else { End::Fault };
+    let papers = ServerPapers { device, record, state, requests, keeper, predecessor };
     match daemon::serve(papers, |error| of_daemon(error) as u8) {
         // The keeper has printed it.
         Err(error) if keeper.is_some() => Ok(of_daemon(&error)),
