@@ -47,6 +47,7 @@ use crate::secret::SecretBytes;
 use crate::sys::{self, secret_memory};
 use crate::vault::client::{Client, ClientError};
 
+pub use crate::sealed::End;
 pub use command::{CommandMount, serve_command};
 pub use ground::Ended;
 pub use server::{ServerPapers, serve};

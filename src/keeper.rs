@@ -32,6 +32,8 @@ use crate::sys::process::{self, Arrival, Change, CoreLimit, Origin, Pid, Signal,
 const TRIES: u32 = 5;
 /// The first pause before a server is started again that did not come to serve; it is doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The exit code of a server that got SIGKILL.
+const KILLED: u8 = 128 + 9;
 /// For how long a busy mount is served after it was detached; then its connection is cut, and after as long
 /// again the server is ended.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -164,11 +166,13 @@ impl Keeper {
         program: &Program,
         mut hear: impl FnMut(&Word),
     ) -> Result<(), KeeperError> {
-        let mut failures = 0;
+        let (mut failures, mut killed) = (0, false);
         loop {
-            let mut server = Server::start(&mount, papers, program, &self.signals, self.core)
+            let after = if killed { &["--killed"][..] } else { &[] };
+            let mut server = Server::start(&mount, papers, program, after, &self.signals, self.core)
                 .map_err(system("the server can't be started"))?;
             let code = self.watch(&mut server, &mut mount, &mut hear)?;
+            killed = code == KILLED;
             failures = if server.served { 0 } else { failures + 1 };
             match server.last {
                 Some(Last::GivenBack) => return Ok(()),
@@ -274,12 +278,13 @@ impl Server {
         mount: &Kept,
         papers: &Papers,
         program: &Program,
+        after: &[&str],
         signals: &Signals,
         core: CoreLimit,
     ) -> io::Result<Server> {
         let (link, theirs): (_, ServerEnd<Word>) = link::pair()?;
         let mut command = Command::new(&program.path);
-        command.args(&program.arguments);
+        command.args(&program.arguments).args(after);
         if program.streams != Streams::All {
             command.stdin(Stdio::null()).stdout(Stdio::null());
         }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub use error::{Damage, Full, SealedError};
 use layout::{Commit, Found, Half, LEAST, Layout};
 use record::{Kind, Place};
-pub use requests::{InHand, Requests};
+pub use requests::{End, InHand, Requests};
 
 use crate::sys::secret_memory::{self, Area, SharedPage};
 

@@ -19,9 +19,11 @@ pub mod process;
 pub mod secret_memory;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -339,6 +341,17 @@ pub fn supplementary_groups(thread: u32) -> Vec<u32> {
             Some(status_field(&status, "Groups")?.split_whitespace().flat_map(str::parse).collect())
         })
         .unwrap_or_default()
+}
+
+/// The environment that a process was started with; nothing if it may not be seen.
+pub fn environment_of(pid: u32) -> Option<Vec<(OsString, OsString)>> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok().filter(|bytes| !bytes.is_empty())?;
+    let variable = |text: &[u8]| {
+        let at = text.iter().position(|byte| *byte == b'=')?;
+        let part = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        Some((part(&text[..at]), part(&text[at + 1..])))
+    };
+    Some(bytes.split(|byte| *byte == 0).filter_map(variable).collect())
 }
 
 /// The value of one line of `/proc/T/status` (proc_pid_status(5)).

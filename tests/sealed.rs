@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
-use leasefs::sealed::{Sealed, SealedError};
+use leasefs::sealed::{End, Sealed, SealedError};
 use leasefs::sys::secret_memory::{self, MemoryError};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, setuid};
@@ -117,7 +117,7 @@ fn write_for_ever(memory: OwnedFd) {
     let mut sealed = Sealed::open(memory).unwrap();
     let mut commit = check(&sealed);
     let requests = sealed.requests();
-    requests.take_stock();
+    requests.take_stock(End::Fault);
     let mut out = stdout().lock();
     out.write_all(b"\n").unwrap();
     loop {

@@ -1,21 +1,68 @@
 //! Finds the daemon that a command means by the mount point that the user typed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::cli::exit::CommandError;
 use crate::cli::mount::{MOUNT_POINTS, plain_name};
+use crate::control::protocol::StatusReport;
 use crate::control::{AskError, Client, ControlDirectory};
 use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::mountinfo;
 use crate::fuse::session::FILE_SYSTEM_TYPE;
 use crate::sys;
 
+/// For how long a mount that nobody answers for is given the time to start its next server.
+const SUCCESSION: Duration = Duration::from_secs(1);
+
+/// How often it is tried meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Connects to the daemon of a mount: of the directory that was named, or of `/run/leasefs/NAME`; without
-/// a name to the only one there is.
+/// a name to the only one there is. A mount whose server has just died is waited for.
 ///
 /// # Errors
 /// [`CommandError::Ask`], [`CommandError::Mount`].
 pub(super) fn connect(typed: Option<&Path>) -> Result<Client, CommandError> {
+    let deadline = sys::boot_time() + SUCCESSION;
+    loop {
+        match connect_now(typed) {
+            Err(CommandError::Ask(AskError::NotServed { .. } | AskError::NoMount))
+                if sys::boot_time() < deadline && is_mounted(typed)? =>
+            {
+                std::thread::sleep(LOOK);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// How a mount stands. A server that dies meanwhile is no reason not to tell: its successor is asked.
+///
+/// # Errors
+/// As [`connect`], and [`CommandError::Ask`].
+pub(super) fn status(typed: Option<&Path>) -> Result<StatusReport, CommandError> {
+    let deadline = sys::boot_time() + SUCCESSION;
+    loop {
+        match connect(typed)?.status() {
+            Err(AskError::Closed) if sys::boot_time() < deadline => std::thread::sleep(LOOK),
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Whether there is a mount that a successor may be about to serve.
+///
+/// # Errors
+/// [`CommandError::Mount`].
+pub(super) fn is_mounted(typed: Option<&Path>) -> Result<bool, CommandError> {
+    let Ok(mounts) = mountinfo::mounts() else { return Ok(false) };
+    let of = typed.map(mount_points).transpose()?;
+    let meant = |path: &PathBuf| of.as_ref().is_none_or(|paths| paths.contains(path));
+    Ok(mounts.iter().any(|entry| entry.kind == FILE_SYSTEM_TYPE && meant(&entry.path)))
+}
+
+fn connect_now(typed: Option<&Path>) -> Result<Client, CommandError> {
     let Some(typed) = typed else { return Ok(Client::connect(None)?) };
     let mut first = None;
     for mount_point in mount_points(typed)? {

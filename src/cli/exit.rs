@@ -118,6 +118,25 @@ pub enum CommandError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// A binary can't go on with a mount.
+    #[error("nothing was changed: {} would not serve this mount:\n{said}", program.display())]
+    NotAccepted {
+        /// The binary.
+        program: PathBuf,
+        /// What it said.
+        said: String,
+    },
+    /// Nobody went on with a mount.
+    #[error(
+        "no server has taken over {} within {seconds} seconds: look at the log of its daemon",
+        mount_point.display()
+    )]
+    NoSuccessor {
+        /// The mount point.
+        mount_point: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// The daemon that was watched has ended.
     #[error("the leasefs on {} has ended, so there is nothing more to watch", mount_point.display())]
     Ended {
@@ -173,7 +192,8 @@ impl CommandError {
     pub fn exit(&self) -> Exit {
         match self {
             CommandError::Usage(_) => Exit::Usage,
-            CommandError::Config(_) => Exit::Config,
+            CommandError::Config(_) | CommandError::NotAccepted { .. } => Exit::Config,
+            CommandError::NoSuccessor { .. } => Exit::Temporary,
             CommandError::Client(error) => of_client(error),
             CommandError::Mount(error) => of_mount(error),
             CommandError::Control(error) => of_control(error),

@@ -22,6 +22,7 @@ pub mod status;
 mod syslog;
 pub mod unit;
 pub mod unmount;
+pub mod upgrade;
 pub mod wait;
 
 use std::ffi::OsString;
@@ -74,6 +75,8 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// Waits until a mount serves and files can be read
     Wait(wait::WaitArgs),
+    /// Lets the binary that is installed now go on with a mount
+    Upgrade(upgrade::UpgradeArgs),
     /// Revokes every lease of a mount and takes it away
     Unmount(unmount::UnmountArgs),
     /// Says what of a configuration would work, without minting anything
@@ -146,6 +149,7 @@ fn run(command: &Command, level: &str) -> Result<ExitCode, CommandError> {
         Command::Unlock(args) => lock::unlock(args),
         Command::Explain(args) => explain::run(args),
         Command::Wait(args) => wait::run(args),
+        Command::Upgrade(args) => upgrade::run(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),
         Command::Generate(args) => generate::run(args),

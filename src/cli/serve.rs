@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit, of_daemon};
-use crate::daemon::{self, Ended, ServerPapers, unit};
+use crate::daemon::{self, End, Ended, ServerPapers, unit};
 use crate::keeper::{Program, Streams};
 
 /// Serves a mount that another process holds; for `leasefs mount` alone.
@@ -34,6 +34,9 @@ pub struct ServeArgs {
     /// The same of the link to the keeper
     #[arg(long, value_name = "NUMBER")]
     pub keeper: Option<RawFd>,
+    /// The server before this one was killed from outside
+    #[arg(long)]
+    pub killed: bool,
 }
 
 /// Where a server logs to.
@@ -67,9 +70,11 @@ pub(super) fn program(log: Log, level: &str) -> Result<Program, CommandError> {
 /// # Errors
 /// [`CommandError`].
 pub fn run(args: &ServeArgs) -> Result<Exit, CommandError> {
+    let predecessor = if args.killed { End::Kill } else { End::Fault };
     let papers = match (args.device, args.record) {
         (Some(device), Some(record)) if !args.systemd => {
-            ServerPapers { device, record, state: args.state, requests: args.requests, keeper: args.keeper }
+            let ServeArgs { state, requests, keeper, .. } = *args;
+            ServerPapers { device, record, state, requests, keeper, predecessor }
         }
         _ => unit::kept_papers()?,
     };

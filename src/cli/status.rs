@@ -66,7 +66,7 @@ pub fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
     if args.watch {
         return watch::run(args.mount_point.as_deref());
     }
-    let asked = daemon_of::connect(args.mount_point.as_deref()).and_then(|mut client| Ok(client.status()?));
+    let asked = daemon_of::status(args.mount_point.as_deref());
     if args.check {
         return judge(asked, args.warn);
     }
@@ -245,6 +245,7 @@ mod tests {
                 expires: end(30),
                 reason: "denied".to_owned(),
             }],
+            program: String::new(),
             losses: vec!["mmap of files (Linux 6.6)".to_owned()],
             protections: vec![
                 protection("capabilities", "on", None),

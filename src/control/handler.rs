@@ -48,6 +48,8 @@ pub struct MountInfo {
     pub started: UnixTime,
     /// The daemon's process.
     pub pid: u32,
+    /// The binary that the next server is started from, if there is somebody who starts one.
+    pub program: Option<PathBuf>,
 }
 
 /// Whether somebody goes on where a server ends.
@@ -146,6 +148,7 @@ impl<C: Clock> ServiceHandler<C> {
             memory,
             unrevoked: refused.into_iter().map(|one| self.lease_report(one, &times)).collect(),
             losses: self.losses(),
+            program: self.info.program.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             protections: self.info.protections.clone(),
         }
     }

@@ -173,6 +173,9 @@ pub struct StatusReport {
     pub unrevoked: Vec<LeaseReport>,
     /// What this system lacks, a sentence each.
     pub losses: Vec<String>,
+    /// The binary that the next server is started from; empty if there is nobody who starts one.
+    #[serde(default)]
+    pub program: String,
     /// What the process that serves it has given up, or not; empty if it gives nothing up.
     #[serde(default)]
     pub protections: Vec<ProtectionReport>,

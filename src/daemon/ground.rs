@@ -50,6 +50,8 @@ pub(super) struct Ground {
     mounted: UnixTime,
     losses: Vec<String>,
     protections: Arc<Protections>,
+    /// What the next server is started from, if there is somebody who starts it.
+    program: Option<PathBuf>,
 }
 
 /// How a server ended.
@@ -99,12 +101,18 @@ impl Ground {
     ) -> Result<Ground, DaemonError> {
         let client = Client::new(&plan.vault, &plan.identities)?;
         let protections = Arc::default();
-        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections })
+        let program = None;
+        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections, program })
     }
 
     /// This process has given that up.
     pub(super) fn protected(self, protections: Protections) -> Ground {
         Ground { protections: Arc::new(protections), ..self }
+    }
+
+    /// The next server will be started from this binary, too.
+    pub(super) fn started_from(self, program: Option<PathBuf>) -> Ground {
+        Ground { program, ..self }
     }
 
     /// Where it is, or will be.
@@ -122,7 +130,8 @@ impl Ground {
         herald: Arc<Herald>,
         announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
     ) -> Result<Ended, DaemonError> {
-        let Ground { plan, config, stand, client, heritage, mounted, mut losses, protections } = self;
+        let Ground { plan, config, stand, client, heritage, mounted, mut losses, protections, program } =
+            self;
         let Heritage { mut engine, seal, requests, inheritance } = heritage;
         let Calls { told, mut hangup } = calls;
         engine.restore_locks(locks.load()?);
@@ -152,7 +161,10 @@ impl Ground {
         };
         let handler = ServiceHandler {
             service: service.clone(),
-            info: mount_info(&plan, config, served.path(), mounted, losses, &protections),
+            info: MountInfo {
+                program,
+                ..mount_info(&plan, config, served.path(), mounted, losses, &protections)
+            },
             lore,
             locks: tokio::sync::Mutex::new(locks),
             ends,
@@ -259,6 +271,7 @@ fn mount_info(
         protections: protections.iter().map(protection).collect(),
         started,
         pid: std::process::id(),
+        program: None,
     }
 }
 

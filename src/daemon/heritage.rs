@@ -64,7 +64,7 @@ impl Heritage {
     /// Nothing, and nobody comes after.
     pub(super) fn none(layout: Layout) -> Result<Heritage, LayoutError> {
         let (seal, requests, inheritance) = (None, None, Inheritance::default());
-        Ok(Heritage { engine: Engine::new(layout)?, seal, requests, inheritance })
+        Ok(Heritage { engine: anew(layout)?, seal, requests, inheritance })
     }
 
     /// What is in the memory. What can't be used is told, and forgotten: the server begins anew. `losses` gets
@@ -112,19 +112,27 @@ impl Heritage {
         };
         let (engine, inheritance, store) = match restored {
             Ok(Some((engine, inheritance))) => (engine, inheritance, store),
-            Ok(None) => (Engine::new(layout)?, Inheritance::default(), store),
+            Ok(None) => (anew(layout)?, Inheritance::default(), store),
             Err(reason) => {
                 forgotten(&reason);
                 let mut store = store;
                 store.reset();
                 let seal = Some(Seal::new(store, [], HashMap::new()));
-                let (engine, inheritance) = (Engine::new(layout)?, Inheritance::default());
+                let (engine, inheritance) = (anew(layout)?, Inheritance::default());
                 return Ok(Heritage { engine, seal, requests, inheritance });
             }
         };
         // Of what is forsaken, too: it is given back now.
         Ok(Heritage { engine, seal: Some(Seal::new(store, left, tokens)), requests, inheritance })
     }
+}
+
+/// An engine that knows nothing of what there was before. Its handles have other numbers than those of all servers
+/// before it: it begins where none of them can have come to, since nobody opens a file each nanosecond.
+fn anew(layout: Layout) -> Result<Engine<SecretBytes>, LayoutError> {
+    let mut engine = Engine::new(layout)?;
+    engine.number_handles_from(sys::boot_time().0);
+    Ok(engine)
 }
 
 fn forgotten(reason: &str) {

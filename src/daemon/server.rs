@@ -20,7 +20,7 @@ use crate::fuse::kept::{Seat, Unanswered};
 use crate::keeper::Word;
 use crate::link::ServerEnd;
 use crate::sandbox::{self, Places, Protections};
-use crate::sealed::Requests;
+use crate::sealed::{End, Requests};
 use crate::sys::descriptors::inherited;
 use crate::sys::{self, MemoryLock};
 
@@ -37,6 +37,8 @@ pub struct ServerPapers {
     pub requests: Option<RawFd>,
     /// The link to the keeper, if there is one.
     pub keeper: Option<RawFd>,
+    /// How the server before this one ended, if there was one.
+    pub predecessor: End,
 }
 
 /// What a server was started with.
@@ -45,6 +47,7 @@ struct Inheritance {
     record: Record,
     memory: Memory,
     keeper: Option<ServerEnd<Word>>,
+    predecessor: End,
 }
 
 impl Inheritance {
@@ -58,7 +61,13 @@ impl Inheritance {
             (None, Some(page)) => Memory::Requests(take(page)?),
             (None, None) => Memory::Nothing,
         };
-        Ok(Inheritance { device: take(papers.device)?, record, memory, keeper })
+        Ok(Inheritance {
+            device: take(papers.device)?,
+            record,
+            memory,
+            keeper,
+            predecessor: papers.predecessor,
+        })
     }
 }
 
@@ -82,7 +91,9 @@ pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<
 
 impl Inheritance {
     fn serve(self) -> Result<Ended, DaemonError> {
-        let Inheritance { device, record, memory, keeper } = self;
+        let Inheritance { device, record, memory, keeper, predecessor } = self;
+        // The keeper starts the next one from the same place.
+        let program = keeper.as_ref().and_then(|_| std::env::current_exe().ok());
         // As it was read by whoever has mounted.
         let mut environment = Environment::from_process();
         (environment.uid, environment.gid) = record.owner;
@@ -118,11 +129,14 @@ impl Inheritance {
             );
         }
         if let Some(requests) = &heritage.requests {
-            requests.take_stock();
+            requests.take_stock(predecessor);
         }
         let stand = Stand::Kept { seat, device, unanswered };
-        let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?.protected(protections);
-        runtime()?.block_on(async {
+        let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?
+            .protected(protections)
+            .started_from(program);
+        let runtime = runtime()?;
+        let ended = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
             let mut interrupt = signal(SignalKind::interrupt()).map_err(system("signals can't be caught"))?;
             let hangup = Some(signal(SignalKind::hangup()).map_err(system("signals can't be caught"))?);
@@ -149,7 +163,12 @@ impl Inheritance {
                 |service, mount_point| readiness::announce(service, mount_point, herald)
             };
             ground.serve(Some(listener), locks, Calls { told, hangup }, herald, announce).await
-        })
+        })?;
+        if ended == Ended::HandedOver {
+            // Whoever waits for an answer gets it from the successor: dropped here, it would be an error.
+            std::mem::forget(runtime);
+        }
+        Ok(ended)
     }
 }
 

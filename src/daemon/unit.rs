@@ -16,6 +16,7 @@ use crate::daemon::{DaemonError, Options, Prepared, ServerPapers, system};
 use crate::fuse::mount_point::{MountError, errno};
 use crate::fuse::mountinfo;
 use crate::fuse::session::{FILE_SYSTEM_TYPE, SOURCE};
+use crate::sealed::End;
 use crate::sys::{self, Unmount};
 
 /// The mount namespace of the system's first process, in which everybody sees what is mounted.
@@ -105,6 +106,8 @@ pub fn kept_papers() -> Result<ServerPapers, DaemonError> {
         state: number(STATE),
         requests: number(REQUESTS),
         keeper: None,
+        // systemd does not say which; it matters only for what ends two servers in a row.
+        predecessor: End::Fault,
     })
 }
 

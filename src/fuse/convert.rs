@@ -15,14 +15,14 @@ impl From<FsError> for Errno {
             FsError::CallerDenied | FsError::Locked | FsError::VaultDenied => Errno::EACCES,
             FsError::TimedOut => Errno::ETIMEDOUT,
             FsError::VaultDown => Errno::EHOSTDOWN,
-            // When the mount stops, all generations have ended.
-            FsError::GenerationEnded | FsError::Stopping => Errno::ESTALE,
+            // When the mount stops, all generations have ended. So have those of a server whose state is lost, and
+            // handles that were open on them are all that the kernel can ask for and nobody knows.
+            FsError::GenerationEnded | FsError::Stopping | FsError::BadHandle => Errno::ESTALE,
             // The kernel begins the walk anew then (path-lookup.rst), and asks for the directory first.
             FsError::ContentsUnknown => Errno::ESTALE,
             FsError::Unusable | FsError::OutOfMemory => Errno::EIO,
             FsError::ReadOnly => Errno::EROFS,
             FsError::NoSuchAttribute => Errno::ENODATA,
-            FsError::BadHandle => Errno::EBADF,
         }
     }
 }
@@ -88,7 +88,7 @@ mod tests {
             (FsError::OutOfMemory, Errno::EIO),
             (FsError::ReadOnly, Errno::EROFS),
             (FsError::NoSuchAttribute, Errno::ENODATA),
-            (FsError::BadHandle, Errno::EBADF),
+            (FsError::BadHandle, Errno::ESTALE),
             (FsError::Stopping, Errno::ESTALE),
             (FsError::ContentsUnknown, Errno::ESTALE),
         ] {

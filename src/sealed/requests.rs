@@ -18,6 +18,22 @@ const SLOTS: usize = 64;
 /// The kernel's mark of a request that it sends again (`FUSE_UNIQUE_RESEND` of linux/fuse.h).
 const RESENT: u64 = 1 << 63;
 
+/// How much the end of a process counts for what it had in hand: so many for a fault of its own, one for a kill
+/// from outside. The latter says next to nothing about a request, unless it happens again and again: what takes
+/// all memory ends like that, too.
+const FAULT: u64 = 4;
+const KILL: u64 = 1;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// By a fault of its own, as far as is known.
+    #[default]
+    Fault,
+    /// It was killed from outside (SIGKILL).
+    Kill,
+}
+
 // Words of the page.
 const MARK: usize = 0;
 const HIGHEST: usize = 8;
@@ -95,12 +111,16 @@ impl Requests {
         self.word(HIGHEST).load(Ordering::Acquire)
     }
 
-    /// Counts what the predecessor had in hand when it ended, and clears the slots. Call it once at the start, before
+    /// Counts what the predecessor had in hand when it ended in this way, and clears the slots. Call it once at the start, before
     /// any handler begins.
     ///
     /// A count ends when a handler of the request gets to its end; a process that ends before it begins with the
     /// request changes nothing.
-    pub fn take_stock(&self) {
+    pub fn take_stock(&self, end: End) {
+        let weight = match end {
+            End::Fault => FAULT,
+            End::Kill => KILL,
+        };
         let run = self.word(RUN).load(Ordering::Acquire);
         let (old, new) = (self.bank(), bank_of(run.wrapping_add(1)));
         for word in new..new + BANK {
@@ -116,7 +136,7 @@ impl Requests {
         let counted: Vec<(u64, u64)> = counted.filter(|(counted, _)| *counted != 0).collect();
         let before =
             |unique| counted.iter().find(|(counted, _)| *counted == unique).map_or(0, |(_, count)| *count);
-        let again = in_hand.iter().map(|unique| (*unique, before(*unique).saturating_add(1)));
+        let again = in_hand.iter().map(|unique| (*unique, before(*unique).saturating_add(weight)));
         // What was not reached again keeps its count, as long as there is room.
         let waiting = counted.iter().copied().filter(|(counted, _)| !in_hand.contains(counted));
         for ((counted, count), (unique, crashes)) in self.counts(new).zip(again.chain(waiting)) {
@@ -127,14 +147,14 @@ impl Requests {
         self.word(RUN).store(run.wrapping_add(1), Ordering::Release);
     }
 
-    /// How often in a row a process ended while it had this request in hand. From 2 on a handler should not try
-    /// again, but answer `EIO`.
+    /// How often in a row a process ended by a fault while it had this request in hand; four kills from outside count
+    /// as one fault. From 2 on a handler should not try again, but answer `EIO`.
     pub fn crashes(&self, unique: u64) -> u32 {
         let unique = unique & !RESENT;
         let bank = self.bank();
         let count =
             self.counts(bank).find(|(counted, _)| counted.load(Ordering::Acquire) == unique && unique != 0);
-        count.map_or(0, |(_, count)| u32::try_from(count.load(Ordering::Acquire)).unwrap_or(u32::MAX))
+        count.map_or(0, |(_, count)| u32::try_from(count.load(Ordering::Acquire) / FAULT).unwrap_or(u32::MAX))
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
@@ -190,7 +210,7 @@ mod tests {
         }
         drop(requests);
         let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
-        requests.take_stock();
+        requests.take_stock(End::Fault);
         requests
     }
 
@@ -230,6 +250,17 @@ mod tests {
     }
 
     #[test]
+    fn kills_from_outside_count_little() {
+        let memory = create_ordinary(secret_memory::SHARED).unwrap();
+        let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
+        for kills in 1..=8 {
+            std::mem::forget(requests.begin(2));
+            requests.take_stock(End::Kill);
+            assert_eq!(requests.crashes(2), kills / 4);
+        }
+    }
+
+    #[test]
     fn an_end_before_any_handler_changes_nothing() {
         let memory = create_ordinary(secret_memory::SHARED).unwrap();
         assert_eq!(end_with(&memory, &[2]).crashes(2), 1);
@@ -244,10 +275,10 @@ mod tests {
         let requests = Requests::open(memory.try_clone().unwrap()).unwrap();
         std::mem::forget(requests.begin(2));
         let run = requests.word(RUN).load(Ordering::Acquire);
-        requests.take_stock();
+        requests.take_stock(End::Fault);
         // As if the last store had not been made.
         requests.word(RUN).store(run, Ordering::Release);
-        requests.take_stock();
+        requests.take_stock(End::Fault);
         assert_eq!(requests.crashes(2), 2);
     }
 

@@ -416,7 +416,7 @@ fn requests_outlive_the_state() {
     std::mem::forget(requests.begin(20));
     drop((sealed, requests));
     let requests = Sealed::format(again(&memory)).unwrap().requests();
-    requests.take_stock();
+    requests.take_stock(End::Fault);
     assert_eq!((requests.highest(), requests.crashes(20)), (20, 1));
 }
 

@@ -8,6 +8,7 @@ pub mod conversation;
 pub mod docker;
 pub mod fake_vault;
 pub mod fleet;
+pub mod load;
 pub mod memory;
 pub mod metered;
 pub mod mount;

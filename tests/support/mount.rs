@@ -1,5 +1,6 @@
 //! A real mount: the `leasefs` binary on a directory of its own, unmounted with the test.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -10,10 +11,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything here may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The binary that is tested.
+const BINARY: &str = env!("CARGO_BIN_EXE_leasefs");
 
 /// A running `leasefs mount`.
 pub struct Mount {
@@ -30,6 +35,22 @@ impl Mount {
         mount
     }
 
+    /// The same, with a copy of the binary; [`Mount::program`] says where that is.
+    pub fn start_copy(config: &str, variables: &[(&str, &str)]) -> Mount {
+        let directory = prepare(config);
+        let copy = directory.path().join("leasefs");
+        fs::copy(BINARY, &copy).expect("a file can be copied");
+        let child = spawn(&copy, directory.path(), variables);
+        let mut mount = Mount { child, directory };
+        mount.wait_until_mounted();
+        mount
+    }
+
+    /// The copy of the binary.
+    pub fn program(&self) -> PathBuf {
+        self.directory.path().join("leasefs")
+    }
+
     /// Ends it as systemd would, and mounts anew with the same configuration and mount point.
     pub fn restart(&mut self, variables: &[(&str, &str)]) {
         self.signal(Signal::SIGTERM);
@@ -39,7 +60,7 @@ impl Mount {
 
     /// Mounts anew, once the daemon has ended, with the same configuration and mount point.
     pub fn restart_after_end(&mut self, variables: &[(&str, &str)]) {
-        self.child = spawn(self.directory.path(), variables);
+        self.child = spawn(Path::new(BINARY), self.directory.path(), variables);
         self.wait_until_mounted();
     }
 
@@ -56,14 +77,8 @@ impl Mount {
 
     /// Starts `leasefs mount` and does not wait; for configurations that it must refuse.
     pub fn launch(config: &str, variables: &[(&str, &str)]) -> Mount {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        // Other users of a test must be able to reach the mount.
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("a mode can be set");
-        fs::create_dir(directory.path().join("mnt")).expect("a directory can be made");
-        let path = directory.path().join("config.toml");
-        let mut file = File::create(&path).expect("a file can be made");
-        file.write_all(config.as_bytes()).expect("a file can be written");
-        let child = spawn(directory.path(), variables);
+        let directory = prepare(config);
+        let child = spawn(Path::new(BINARY), directory.path(), variables);
         Mount { child, directory }
     }
 
@@ -115,6 +130,43 @@ impl Mount {
         let keeper = self.keeper();
         let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
         children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Kills the process that serves it now; which one that was.
+    pub fn kill_server(&self) -> u32 {
+        let pid = self.pid();
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("a server can be killed");
+        pid
+    }
+
+    /// Waits until another process than this one answers; which one.
+    #[track_caller]
+    pub fn wait_for_successor(&self, of: u32) -> u32 {
+        let mut found = None;
+        let came = eventually(PATIENCE, || {
+            found =
+                self.status().and_then(|status| status["pid"].as_u64()).filter(|pid| *pid != u64::from(of));
+            found.is_some()
+        });
+        assert!(came.is_some(), "no successor:\n{}", self.log());
+        found.and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+    }
+
+    /// What `leasefs status --json` says; nothing if nobody answers.
+    pub fn status(&self) -> Option<Value> {
+        let root = self.root();
+        let (ended, text) = self.command(&["status", "--json", root.to_str().expect("a UTF-8 path")]);
+        ended.success().then(|| serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// How many handles of each file leasefs thinks are open; without those that nobody has open.
+    pub fn readers(&self) -> BTreeMap<String, u64> {
+        let status = self.status().expect("a server answers");
+        let files = status["files"].as_array().expect("files").iter();
+        files
+            .filter_map(|file| Some((file["name"].as_str()?.to_owned(), file["readers"].as_u64()?)))
+            .filter(|(_, readers)| *readers > 0)
+            .collect()
     }
 
     /// Runs a `leasefs` command and returns its exit status and all that it printed.
@@ -176,12 +228,24 @@ impl Drop for Mount {
     }
 }
 
+/// The directory of a mount, with a configuration and a mount point.
+fn prepare(config: &str) -> TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    // Other users of a test must be able to reach the mount.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+    fs::create_dir(directory.path().join("mnt")).expect("a directory can be made");
+    let path = directory.path().join("config.toml");
+    let mut file = File::create(&path).expect("a file can be made");
+    file.write_all(config.as_bytes()).expect("a file can be written");
+    directory
+}
+
 /// Starts a daemon for the configuration and the mount point in this directory. What it locks, and what it
 /// logs, stays there as well.
-fn spawn(directory: &Path, variables: &[(&str, &str)]) -> Child {
+fn spawn(program: &Path, directory: &Path, variables: &[(&str, &str)]) -> Child {
     let mut log = File::options();
     let log = log.create(true).append(true).open(directory.join("log")).expect("a file can be made");
-    let mut command = leasefs();
+    let mut command = without_vault(program);
     command.arg("mount").arg(directory.join("config.toml")).arg(directory.join("mnt"));
     command.env("LEASEFS_LOG", "leasefs=debug").env("NO_COLOR", "1");
     command.env("STATE_DIRECTORY", directory.join("state")).envs(variables.iter().copied());
@@ -191,7 +255,11 @@ fn spawn(directory: &Path, variables: &[(&str, &str)]) -> Child {
 
 /// The binary, in an environment without anything of Vault's.
 pub fn leasefs() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leasefs"));
+    without_vault(Path::new(BINARY))
+}
+
+fn without_vault(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let speaks_of_vault =
             ["VAULT_", "BAO_", "LEASEFS_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix));

@@ -25,7 +25,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`CommandError::Ended`] when the daemon ends meanwhile.
 pub(super) fn run(mount_point: Option<&Path>) -> Result<Exit, CommandError> {
-    let first = daemon_of::connect(mount_point)?.status()?;
+    let first = daemon_of::status(mount_point)?;
     let mut watched = Watched { mount_point: PathBuf::from(&first.mount_point) };
     match io::stdout().is_terminal() {
         true => on_screen(&mut watched, first),
@@ -40,7 +40,7 @@ struct Watched {
 
 impl Watched {
     fn status(&mut self) -> Result<StatusReport, CommandError> {
-        let ask = || daemon_of::connect(Some(&self.mount_point)).and_then(|mut client| Ok(client.status()?));
+        let ask = || daemon_of::status(Some(&self.mount_point));
         // A connection may break for other reasons than the daemon's end.
         match ask().or_else(|_| ask()) {
             Err(CommandError::Ask(

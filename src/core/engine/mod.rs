@@ -243,6 +243,12 @@ impl<B: Body> Engine<B> {
         })
     }
 
+    /// What is opened from now on gets numbers from this one on. The kernel may still have handles open that a
+    /// predecessor has numbered and that nobody knows any more: those numbers must not stand for anything else.
+    pub fn number_handles_from(&mut self, first: u64) {
+        self.handles.restore_number(first);
+    }
+
     /// When [`Engine::tick`] must be called next.
     pub fn next_wake(&self) -> Option<BootTime> {
         self.wakes.first()
