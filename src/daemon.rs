@@ -174,6 +174,7 @@ pub fn run(
     }
     let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
     // All that can be wrong with it is found before anything is mounted.
+    ControlDirectory::own()?;
     let mounted = sys::unix_time();
     drop(Client::new(&plan.vault, &plan.identities)?);
     drop(Engine::<SecretBytes>::new(layout(&plan, mounted))?);

@@ -293,7 +293,7 @@ fn of_refusal(refusal: &Refusal) -> Exit {
 
 fn of_control(error: &ControlError) -> Exit {
     match error {
-        ControlError::NoDirectory
+        ControlError::NoDirectory { .. }
         | ControlError::UnsafeDirectory { .. }
         | ControlError::NotMade { .. }
         | ControlError::TooLong { .. }
