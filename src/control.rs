@@ -40,8 +40,18 @@ pub use place::ControlDirectory;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ControlError {
     /// A user other than root needs a directory of their own.
-    #[error("there is no directory for the control socket: set XDG_RUNTIME_DIR to a directory of your own")]
-    NoDirectory,
+    #[error(
+        "there is no directory for the control socket: {}, and there is no {}: log in instead of using su, have \
+         root run \"loginctl enable-linger USER\" for a user without a session, as in cron, or set \
+         XDG_RUNTIME_DIR to a directory that is this user's alone, for leasefs and for whoever asks it",
+        named_in_vain(named), usual.display()
+    )]
+    NoDirectory {
+        /// What the variable says, though the directory is not that user's.
+        named: Option<PathBuf>,
+        /// Where systemd makes it.
+        usual: PathBuf,
+    },
     /// Somebody else could put sockets into the directory.
     #[error("{} belongs to another user, or others may write to it: remove it, or make it yours alone", path.display())]
     UnsafeDirectory {
@@ -70,6 +80,15 @@ pub enum ControlError {
         /// The daemon, if the kernel says.
         pid: Option<i32>,
     },
+}
+
+fn named_in_vain(directory: &Option<PathBuf>) -> String {
+    match directory {
+        Some(directory) => {
+            format!("XDG_RUNTIME_DIR is {}, which is not a directory of this user's", directory.display())
+        }
+        None => "XDG_RUNTIME_DIR is not set".to_owned(),
+    }
 }
 
 /// Opens the control socket of a mount. `mount_point` is absolute and without symlinks, as

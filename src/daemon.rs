@@ -201,6 +201,7 @@ fn prepare(source: &str, options: &Options) -> Result<Prepared, DaemonError> {
     }
     let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
     // All that can be wrong with it is found before anything is mounted.
+    ControlDirectory::own()?;
     let mounted = sys::unix_time();
     drop(Client::new(&plan.vault, &plan.identities)?);
     drop(Engine::<SecretBytes>::new(layout(&plan, mounted))?);

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -69,19 +69,6 @@ pub struct Program {
     pub path: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// What it shares with the keeper.
-    pub streams: Streams,
-}
-
-/// Which streams a server shares with its keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Streams {
-    /// All three.
-    All,
-    /// Standard error.
-    Error,
-    /// None: whoever has started the keeper waits for their end.
-    None,
 }
 
 /// What a server gets besides the device.
@@ -285,12 +272,6 @@ impl Server {
         let (link, theirs): (_, ServerEnd<Word>) = link::pair()?;
         let mut command = Command::new(&program.path);
         command.args(&program.arguments).args(after);
-        if program.streams != Streams::All {
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-        }
-        if program.streams == Streams::None {
-            command.stderr(Stdio::null());
-        }
         let descriptors = [
             ("--device", Some(mount.device().as_fd())),
             ("--record", Some(papers.record.as_fd())),

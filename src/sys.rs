@@ -13,6 +13,7 @@
 )]
 
 pub mod descriptors;
+pub mod errand;
 pub mod namespace;
 pub mod privilege;
 pub mod process;
@@ -311,17 +312,18 @@ impl LockedPages {
 
 fn may_lock_without_limit() -> bool {
     let infinite = getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
-    infinite || (in_initial_user_namespace() && has_effective_capability(CAP_IPC_LOCK))
+    infinite || (in_initial_user_namespace() && has_capability("CapEff", CAP_IPC_LOCK))
 }
 
 /// The bit of CAP_IPC_LOCK in the `Cap…` lines of `/proc/T/status` (capabilities(7)).
 const CAP_IPC_LOCK: u32 = 14;
 
-fn has_effective_capability(bit: u32) -> bool {
+/// Whether a capability is in one of this thread's sets, such as `CapEff` (proc_pid_status(5)).
+fn has_capability(set: &str, bit: u32) -> bool {
     fs::read_to_string("/proc/thread-self/status")
         .ok()
-        .and_then(|status| u64::from_str_radix(status_field(&status, "CapEff")?.trim(), 16).ok())
-        .is_some_and(|effective| effective >> bit & 1 == 1)
+        .and_then(|status| u64::from_str_radix(status_field(&status, set)?.trim(), 16).ok())
+        .is_some_and(|found| found >> bit & 1 == 1)
 }
 
 /// The kernel asks for CAP_IPC_LOCK in the initial namespace, whose inode number is fixed

@@ -21,6 +21,7 @@ use leasefs::core::name::Ino;
 use leasefs::fuse::mount_point::{MountError, MountPoint};
 use leasefs::fuse::mountinfo::{self, MountEntry};
 use leasefs::fuse::notify::{Notice, NoticeCounts, Notices};
+use leasefs::fuse::refusal::Refusal;
 use leasefs::fuse::session::{
     self, FILE_SYSTEM_TYPE, KernelFeature, MountOptions, Mounted, SessionEnd, Unmounted,
 };
@@ -273,7 +274,7 @@ fn whoever_may_not_mount_is_told_so() {
         .output()
         .unwrap_or_else(|error| panic!("this test needs setpriv of util-linux: {error}"));
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains(&MountError::NotPermitted.to_string()), "{told}");
+    assert!(told.contains(&Refusal::CapabilityTaken.to_string()), "{told}");
     assert_eq!(output.status.code(), Some(77), "EX_NOPERM");
 }
 

@@ -69,20 +69,26 @@ fn hear(mut listen: PipeReader, daemon: i32) -> Process {
     }
 }
 
+/// Holds no stream of a starter any more but that of the log. A server lets go as it begins, since it has the
+/// streams of the daemon that has started it: why it can't serve it says to that one.
+pub(super) fn let_go(log: &Destination) {
+    let streams = match log {
+        // The journal of whoever started it.
+        Destination::Journal => &[Stream::Input, Stream::Output][..],
+        Destination::Syslog(_) | Destination::StandardError => {
+            &[Stream::Input, Stream::Output, Stream::Error]
+        }
+    };
+    for stream in streams {
+        // Without /dev/null a stream stays open: that is a nuisance and no danger.
+        let _ = sys::silence(*stream);
+    }
+}
+
 impl Word {
     /// Tells the starter that the daemon serves, and lets go of what the two have in common.
     pub(super) fn serves(mut self, log: &Destination) {
-        let streams = match log {
-            // The journal of whoever started it.
-            Destination::Journal => &[Stream::Input, Stream::Output][..],
-            Destination::Syslog(_) | Destination::StandardError => {
-                &[Stream::Input, Stream::Output, Stream::Error]
-            }
-        };
-        for stream in streams {
-            // Without /dev/null a stream stays open: that is a nuisance and no danger.
-            let _ = sys::silence(*stream);
-        }
+        let_go(log);
         let _ = std::env::set_current_dir("/");
         // Not before: autofs lets whom systemd has started mount by its process group, and Ctrl-C ends a
         // daemon that is still waited for. A child is never the leader of a group, so it can't fail.

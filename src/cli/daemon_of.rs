@@ -8,7 +8,7 @@ use crate::cli::mount::{MOUNT_POINTS, plain_name};
 use crate::control::protocol::StatusReport;
 use crate::control::{AskError, Client, ControlDirectory};
 use crate::fuse::mount_point::{MountError, MountPoint};
-use crate::fuse::mountinfo;
+use crate::fuse::mountinfo::{self, MountEntry};
 use crate::fuse::session::FILE_SYSTEM_TYPE;
 use crate::sys;
 
@@ -83,13 +83,8 @@ fn other_owner(mount_point: &Path) -> Option<u32> {
     let mounts = mountinfo::mounts().ok()?;
     let owner = mountinfo::topmost(&mounts, mount_point)
         .filter(|entry| entry.kind == FILE_SYSTEM_TYPE)
-        .and_then(|entry| owner_in(&entry.file_system_options))?;
+        .and_then(MountEntry::owner)?;
     (sys::effective_ids().0 == 0 && owner != 0).then_some(owner)
-}
-
-/// The `user_id` of a FUSE file system.
-fn owner_in(options: &str) -> Option<u32> {
-    options.split(',').find_map(|option| option.strip_prefix("user_id="))?.parse().ok()
 }
 
 /// The mount points that may be meant, the likeliest first.
@@ -112,12 +107,6 @@ pub(super) fn mount_points(typed: &Path) -> Result<Vec<PathBuf>, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_owner_of_a_mount_stands_in_its_options() {
-        assert_eq!(owner_in("ro,user_id=1000,group_id=7,default_permissions"), Some(1000));
-        assert_eq!(owner_in("ro,group_id=7"), None);
-    }
 
     #[test]
     fn a_plain_name_may_be_a_directory_here_or_the_name_of_a_mount() {

@@ -11,6 +11,7 @@ use crate::config::Complaints;
 use crate::control::{AskError, ControlError};
 use crate::daemon::DaemonError;
 use crate::fuse::mount_point::MountError;
+use crate::fuse::refusal::Refusal;
 use crate::keeper::KeeperError;
 use crate::run::namespace::NamespaceError;
 use crate::run::scene::SceneError;
@@ -283,13 +284,36 @@ fn of_mount(error: &MountError) -> Exit {
         | MountError::NoFuse
         | MountError::Refused { .. }
         | MountError::NotServed { .. } => Exit::CantCreate,
-        MountError::DeviceDenied | MountError::NotPermitted => Exit::NotAllowed,
+        MountError::DeviceDenied(_) | MountError::NotPermitted => Exit::NotAllowed,
+        MountError::Unprivileged(refusal) | MountError::UnmountRefused { refusal, .. } => of_refusal(refusal),
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> Exit {
+    match refusal {
+        Refusal::NotExecutable { .. }
+        | Refusal::NoNewPrivileges { .. }
+        | Refusal::NotSetUid { .. }
+        | Refusal::NoSetUidThere { .. }
+        | Refusal::CapabilityTaken
+        | Refusal::NotOwned { .. }
+        | Refusal::NotWritable { .. }
+        | Refusal::OthersNotAllowed
+        | Refusal::AppArmor { .. }
+        | Refusal::OfAnother { .. } => Exit::NotAllowed,
+        Refusal::NotInstalled { .. }
+        | Refusal::TooMany { .. }
+        | Refusal::FileSystem { .. }
+        | Refusal::NoName { .. }
+        | Refusal::TookTooLong { .. }
+        | Refusal::NotRun { .. }
+        | Refusal::Said { .. } => Exit::CantCreate,
     }
 }
 
 fn of_control(error: &ControlError) -> Exit {
     match error {
-        ControlError::NoDirectory
+        ControlError::NoDirectory { .. }
         | ControlError::UnsafeDirectory { .. }
         | ControlError::NotMade { .. }
         | ControlError::TooLong { .. }

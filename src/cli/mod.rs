@@ -120,7 +120,7 @@ fn command(arguments: Vec<OsString>) -> ExitCode {
         _ => log::DEFAULT,
     });
     let started = match &cli.command {
-        Command::Serve(args) if args.background => log::start_daemon().map(drop),
+        Command::Serve(args) if args.background => log::start_daemon().map(|log| background::let_go(&log)),
         _ => log::start(level),
     };
     let result = started.and_then(|()| run(&cli.command, level));

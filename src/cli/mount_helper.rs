@@ -14,7 +14,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::cli::background::{self, Process, Word};
 use crate::cli::exit::{CommandError, Exit};
-use crate::cli::log::{self, Destination};
+use crate::cli::log;
 use crate::cli::mount::{self, Chosen, Unknown};
 use crate::cli::output::print;
 use crate::cli::serve::{self, Log};
@@ -22,7 +22,6 @@ use crate::config::{self, Environment};
 use crate::daemon::{self, MountPointOrigin, Options};
 use crate::fuse::mount_point::MountPoint;
 use crate::fuse::session::FILE_SYSTEM_TYPE;
-use crate::keeper::Streams;
 use crate::sys;
 
 /// What mount(8) ends with.
@@ -204,11 +203,7 @@ fn serve(args: &HelperArgs, options: &Options, word: Word) -> MountExit {
                 word.serves(&log);
             }
         };
-        let streams = match &log {
-            Destination::Journal => Streams::Error,
-            Destination::Syslog(_) | Destination::StandardError => Streams::None,
-        };
-        let program = serve::program(Log::Background(streams), log::DEFAULT)?;
+        let program = serve::program(Log::Background, log::DEFAULT)?;
         Ok(daemon::run(&args.source.to_string_lossy(), options, &program, serving)?)
     });
     match result {

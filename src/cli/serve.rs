@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit, of_daemon};
 use crate::daemon::{self, End, Ended, ServerPapers, unit};
-use crate::keeper::{Program, Streams};
+use crate::keeper::Program;
 
 /// Serves a mount that another process holds; for `leasefs mount` alone.
 #[derive(Args, Debug)]
@@ -44,8 +44,8 @@ pub struct ServeArgs {
 pub(super) enum Log {
     /// Standard error, at a level.
     StandardError,
-    /// Wherever a daemon in the background does, which may be standard error.
-    Background(Streams),
+    /// Wherever a daemon in the background does.
+    Background,
 }
 
 /// How this binary is started as a server.
@@ -55,14 +55,10 @@ pub(super) enum Log {
 pub(super) fn program(log: Log, level: &str) -> Result<Program, CommandError> {
     let path: PathBuf = std::env::current_exe().map_err(CommandError::Runtime)?;
     let mut arguments: Vec<OsString> = vec!["--log-level".into(), level.into(), "serve".into()];
-    let streams = match log {
-        Log::StandardError => Streams::All,
-        Log::Background(streams) => {
-            arguments.push("--background".into());
-            streams
-        }
-    };
-    Ok(Program { path, arguments, streams })
+    if log == Log::Background {
+        arguments.push("--background".into());
+    }
+    Ok(Program { path, arguments })
 }
 
 /// Serves until it is told to end.

@@ -10,6 +10,7 @@ use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::{clean, print};
 use crate::control::AskError;
 use crate::control::protocol::{Ask, Reply};
+use crate::fuse::fusermount;
 use crate::fuse::mount_point::MountError;
 use crate::fuse::mountinfo;
 use crate::fuse::session::FILE_SYSTEM_TYPE;
@@ -67,10 +68,8 @@ fn detach_dead(typed: &Path, not_served: AskError) -> Result<Exit, CommandError>
         if !is_mounted(&mount_point)? {
             continue;
         }
-        sys::unmount(&mount_point, Unmount::Lazy).map_err(|error| MountError::NotUnmounted {
-            path: mount_point.clone(),
-            errno: error.raw_os_error().unwrap_or_default(),
-        })?;
+        fusermount::unmount(&mount_point, Unmount::Lazy)
+            .map_err(|not_gone| not_gone.into_error(&mount_point))?;
         let shown = mount_point.display().to_string();
         print(&format!(
             "no daemon answered for {}, so it was detached; leases it had may live on\n",

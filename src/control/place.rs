@@ -38,7 +38,8 @@ const HASHED: &str = "hash=";
 pub struct ControlDirectory(PathBuf);
 
 impl ControlDirectory {
-    /// That of the user whom this process runs as.
+    /// That of the user whom this process runs as: below `$XDG_RUNTIME_DIR`, unless that is somebody else's, as
+    /// after su(1), else where systemd makes one.
     ///
     /// # Errors
     /// [`ControlError::NoDirectory`].
@@ -47,9 +48,12 @@ impl ControlDirectory {
         if uid == 0 {
             return Ok(ControlDirectory::at(ROOTS));
         }
-        match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-            Some(runtime) if runtime.is_absolute() => Ok(ControlDirectory(runtime.join(NAME))),
-            Some(_) | None => Err(ControlError::NoDirectory),
+        let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let usual = runtime_directory(uid);
+        let found = named.iter().chain([&usual]).find(|directory| is_of(directory, uid));
+        match found {
+            Some(directory) => Ok(ControlDirectory(directory.join(NAME))),
+            None => Err(ControlError::NoDirectory { named, usual }),
         }
     }
 
@@ -62,7 +66,7 @@ impl ControlDirectory {
     pub fn of_user(uid: u32) -> ControlDirectory {
         match uid {
             0 => ControlDirectory::at(ROOTS),
-            _ => ControlDirectory(Path::new("/run/user").join(uid.to_string()).join(NAME)),
+            _ => ControlDirectory(runtime_directory(uid).join(NAME)),
         }
     }
 
@@ -162,6 +166,17 @@ impl ControlDirectory {
         }
         Ok(())
     }
+}
+
+/// Where systemd makes the runtime directory of a user who has a session, or lingers (pam_systemd(8)).
+fn runtime_directory(uid: u32) -> PathBuf {
+    Path::new("/run/user").join(uid.to_string())
+}
+
+/// Whether it is a directory of this user's. What is in it is checked when it is made.
+fn is_of(directory: &Path, uid: u32) -> bool {
+    let found = fs::metadata(directory);
+    directory.is_absolute() && found.is_ok_and(|found| found.is_dir() && found.uid() == uid)
 }
 
 /// The longest name of a file that is named after a mount point, in bytes; leaves room for a draft's.

@@ -4,7 +4,7 @@
 //! Must never touch the mount itself: while no server is there, that would wait for ever. Invariant: *one mount*: it
 //! is made when systemd keeps nothing for the unit, and taken away when no server will come.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::process::Command;
@@ -79,14 +79,12 @@ pub fn mount(options: &Options, unit: &str) -> Result<(), DaemonError> {
 
 /// Waits until systemd has read what it was sent (sd_notify(3), `BARRIER=1`): it closes the other end then.
 fn barrier() -> io::Result<()> {
-    let (mut wait, end) = io::pipe()?;
+    let (wait, end) = io::pipe()?;
     sd_notify::notify_with_fds(false, &[NotifyState::Custom("BARRIER=1")], &[end.as_fd()])?;
     drop(end);
+    let deadline = sys::boot_time() + NOTED;
     sys::process::wait_for(&[wait.as_fd()], Some(NOTED))?;
-    match wait.read(&mut [0; 1]) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(error),
-    }
+    if sys::boot_time() >= deadline { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
 }
 
 /// The descriptors that systemd has kept for the server of this unit.

@@ -1,16 +1,18 @@
 //! The kernel side: the mount itself, what the kernel is told, and what it is told to forget.
 //!
 //! [`adapter`] takes the requests, [`mount_point`] finds out whether a directory can be mounted on, [`session`] mounts, serves and
-//! unmounts, [`sharing`] lets containers see it, [`notify`] ends what the kernel has cached, [`convert`] turns situations into errnos. What
+//! unmounts, for ordinary users by [`fusermount`], whose refusals [`refusal`] explains, [`sharing`] lets containers see it, [`notify`] ends what the kernel has cached, [`convert`] turns situations into errnos. What
 //! decides how the kernel caches stands here, so that everything that serves a mount agrees on it.
 
 pub mod adapter;
 pub mod convert;
+pub mod fusermount;
 pub mod handshake;
 pub mod kept;
 pub mod mount_point;
 pub mod mountinfo;
 pub mod notify;
+pub mod refusal;
 pub mod session;
 pub mod sharing;
 

@@ -15,9 +15,11 @@ use std::time::Duration;
 use fuser::Errno;
 use thiserror::Error;
 
+use crate::fuse::fusermount::{self, NotGone};
 use crate::fuse::mountinfo::{self, MountEntry};
+use crate::fuse::refusal::{DeviceDenial, Refusal};
 use crate::fuse::session::FILE_SYSTEM_TYPE;
-use crate::sys::{self, Unmount};
+use crate::sys::Unmount;
 
 /// Why there is no mount, or no end of one. Each says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -35,7 +37,7 @@ pub enum MountError {
         path: PathBuf,
     },
     /// A leasefs is mounted there and its daemon is gone.
-    #[error("the leasefs on {path} has lost its daemon: run \"umount -l {path}\", then mount again", path = path.display())]
+    #[error("the leasefs on {path} has lost its daemon: run \"leasefs unmount {path}\", then mount again", path = path.display())]
     Dead {
         /// The mount point.
         path: PathBuf,
@@ -105,11 +107,14 @@ pub enum MountError {
     #[error("there is no /dev/fuse: run \"modprobe fuse\", or give the container \"--device /dev/fuse\"")]
     NoFuse,
     /// The device can't be opened by this user.
-    #[error("may not open /dev/fuse: run as root, or let this user read and write it")]
-    DeviceDenied,
-    /// The user may not mount.
+    #[error("{0}")]
+    DeviceDenied(DeviceDenial),
+    /// The system does not let this process mount, though it has the capability.
     #[error("may not mount: run as root, or use \"leasefs run\", which mounts in a user namespace")]
     NotPermitted,
+    /// An ordinary user can't mount here.
+    #[error("can't mount: {0}")]
+    Unprivileged(#[from] Refusal),
     /// The kernel refused the mount for another reason.
     #[error("can't mount on {path}: {}: look at the end of \"dmesg\"", text(*errno), path = path.display())]
     Refused {
@@ -133,6 +138,14 @@ pub enum MountError {
         path: PathBuf,
         /// What umount2(2) said.
         errno: i32,
+    },
+    /// An ordinary user can't take the mount away.
+    #[error("can't unmount {path}: {refusal}", path = path.display())]
+    UnmountRefused {
+        /// The mount point.
+        path: PathBuf,
+        /// Why.
+        refusal: Refusal,
     },
 }
 
@@ -172,7 +185,8 @@ impl MountPoint {
     /// As [`MountPoint::check`], but a leasefs there that has lost its daemon is taken away first.
     ///
     /// # Errors
-    /// [`MountError`], from `NoMountList` to `Unreadable` but not `Dead`; [`MountError::NotUnmounted`].
+    /// [`MountError`], from `NoMountList` to `Unreadable` but not `Dead`; [`MountError::NotUnmounted`],
+    /// [`MountError::UnmountRefused`].
     pub fn take(path: &Path) -> Result<MountPoint, MountError> {
         loop {
             let dead = match MountPoint::check(path) {
@@ -180,8 +194,11 @@ impl MountPoint {
                 result => return result,
             };
             // Each turn takes one away, and nobody can open what is in it any more.
-            sys::unmount(&dead, Unmount::Lazy)
-                .map_err(|error| MountError::NotUnmounted { path: dead.clone(), errno: errno(&error) })?;
+            match fusermount::unmount(&dead, Unmount::Lazy) {
+                // Somebody was faster.
+                Ok(()) | Err(NotGone::NotThere) => {}
+                Err(not_gone) => return Err(not_gone.into_error(&dead)),
+            }
             tracing::warn!(mount_point = %dead.display(), "a leasefs without its daemon was taken away");
         }
     }
@@ -211,6 +228,11 @@ pub(crate) fn errno(error: &io::Error) -> i32 {
 /// Whether an error of the system is this one.
 pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.into())
+}
+
+/// Whether an error of opening a device says that there is none.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    [Errno::ENOENT, Errno::ENODEV, Errno::ENXIO].into_iter().any(|errno| is(error, errno))
 }
 
 fn text(errno: i32) -> io::Error {
@@ -298,7 +320,7 @@ const PROBE: Duration = Duration::from_secs(1);
 /// `stat` would not do, since the kernel keeps attributes longer than daemons live; statfs(2) always asks.
 /// It is called in a thread of its own: a daemon that is there and does not answer holds up that thread
 /// alone, and counts as alive.
-fn is_dead(path: &Path) -> bool {
+pub(super) fn is_dead(path: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let path = path.to_owned();
     let probe = thread::Builder::new().name("leasefs-probe".to_owned()).spawn(move || {

@@ -26,6 +26,14 @@ pub struct MountEntry {
     pub file_system_options: String,
 }
 
+impl MountEntry {
+    /// The user whom a FUSE mount belongs to.
+    pub fn owner(&self) -> Option<u32> {
+        let mut options = self.file_system_options.split(',');
+        options.find_map(|option| option.strip_prefix("user_id="))?.parse().ok()
+    }
+}
+
 /// All mounts, the later ones on top.
 ///
 /// # Errors
@@ -115,6 +123,13 @@ too short
                 file_system_options: "ro,user_id=0,group_id=0".to_owned(),
             }
         );
+    }
+
+    #[test]
+    fn the_owner_of_a_mount_stands_in_its_options() {
+        let mounts = parse(TEXT);
+        assert_eq!(mounts[0].owner(), None);
+        assert_eq!(mounts[1].owner(), Some(0));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Mounting, serving and unmounting. The mount is made here, not by fuser, so that its type is
-//! `fuse.leasefs`; fuser then speaks the protocol on the device.
+//! Mounting, serving and unmounting. The mount is made here, or by [`crate::fuse::fusermount`] for whoever may not,
+//! but not by fuser, so that its type is `fuse.leasefs`; fuser then speaks the protocol on the device.
 //!
 //! Invariants: *nothing stays behind*: whatever fails half way, or is dropped, takes the mount away
 //! again; *bounded end*: [`Mounted::unmount`] returns, whoever keeps files open.
@@ -17,11 +17,13 @@ use std::time::Duration;
 
 use fuser::{Errno, Filesystem, InitFlags, KernelConfig, Notifier, Session, SessionACL};
 
+use crate::fuse::fusermount::{self, NotGone};
 use crate::fuse::handshake::Handshake;
 use crate::fuse::kept::Seat;
-use crate::fuse::mount_point::{MountError, MountPoint, errno, is};
+use crate::fuse::mount_point::{MountError, MountPoint, errno, is, is_absent};
 use crate::fuse::mountinfo::{self, MountEntry};
-use crate::sys::{self, Unmount};
+use crate::fuse::refusal::{DEVICE, DeviceDenial};
+use crate::sys::{self, Unmount, privilege};
 
 /// The type of the mount, as `findmnt -t` and `mount.fuse.leasefs` know it.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.leasefs";
@@ -60,7 +62,7 @@ pub struct Device {
 ///
 /// # Errors
 /// [`MountError::NoFuse`], [`MountError::DeviceDenied`], [`MountError::NotPermitted`],
-/// [`MountError::Refused`].
+/// [`MountError::Unprivileged`], [`MountError::Refused`].
 pub fn mount(point: MountPoint, options: &MountOptions) -> Result<Device, MountError> {
     mount_from(SOURCE, point, options)
 }
@@ -71,29 +73,37 @@ pub fn mount(point: MountPoint, options: &MountOptions) -> Result<Device, MountE
 /// As [`mount`].
 pub fn mount_from(source: &str, point: MountPoint, options: &MountOptions) -> Result<Device, MountError> {
     let path = point.path().to_owned();
-    let refused = |error: &io::Error| MountError::Refused { path: path.clone(), errno: errno(error) };
-    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(|error| {
-        let absent = [Errno::ENOENT, Errno::ENODEV, Errno::ENXIO].into_iter().any(|errno| is(&error, errno));
-        match error.kind() {
-            _ if absent => MountError::NoFuse,
-            ErrorKind::PermissionDenied => MountError::DeviceDenied,
-            _ => refused(&error),
-        }
+    let fd = if privilege::may_mount() {
+        mount_directly(source, &path, options)?
+    } else {
+        fusermount::mount(source, &path, options.allow_other)?
+    };
+    let attached = Attached::find(path.clone()).map_err(|error| {
+        // Without its number the mount could not be taken away safely later.
+        let _ = fusermount::unmount(&path, Unmount::Lazy);
+        MountError::Refused { path, errno: errno(&error) }
     })?;
+    Ok(Device { fd, attached })
+}
+
+/// For whoever may call mount(2).
+fn mount_directly(source: &str, path: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let refused = |error: &io::Error| MountError::Refused { path: path.to_owned(), errno: errno(error) };
+    let device =
+        OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| match error.kind() {
+            _ if is_absent(&error) => MountError::NoFuse,
+            ErrorKind::PermissionDenied => MountError::DeviceDenied(DeviceDenial::find()),
+            _ => refused(&error),
+        })?;
     let fd = OwnedFd::from(device);
-    sys::mount_read_only(source, &path, FILE_SYSTEM_TYPE, &options.data(&fd)).map_err(|error| match error
+    sys::mount_read_only(source, path, FILE_SYSTEM_TYPE, &options.data(&fd)).map_err(|error| match error
         .kind()
     {
         _ if is(&error, Errno::ENODEV) => MountError::NoFuse,
         ErrorKind::PermissionDenied => MountError::NotPermitted,
         _ => refused(&error),
     })?;
-    let attached = Attached::find(path.clone()).map_err(|error| {
-        // Without its number the mount could not be taken away safely later.
-        let _ = sys::unmount(&path, Unmount::Lazy);
-        refused(&error)
-    })?;
-    Ok(Device { fd, attached })
+    Ok(fd)
 }
 
 impl Device {
@@ -380,17 +390,15 @@ impl Attached {
         if !mountinfo::topmost(&mounts, &self.path).is_some_and(|top| is_connection(top, self.connection)) {
             return Ok(Unmounted::Clean);
         }
-        let (result, how) = match sys::unmount(&self.path, Unmount::Idle) {
-            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                (sys::unmount(&self.path, Unmount::Lazy), Unmounted::Detached)
-            }
+        let (result, how) = match fusermount::unmount(&self.path, Unmount::Idle) {
+            Err(NotGone::Busy) => (fusermount::unmount(&self.path, Unmount::Lazy), Unmounted::Detached),
             result => (result, Unmounted::Clean),
         };
         match result {
             Ok(()) => Ok(how),
             // Somebody was faster.
-            Err(error) if is(&error, Errno::EINVAL) => Ok(Unmounted::Clean),
-            Err(error) => Err(failed(&self.path, &error)),
+            Err(NotGone::NotThere) => Ok(Unmounted::Clean),
+            Err(not_gone) => Err(not_gone.into_error(&self.path)),
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
+};
 
 /// Lets a program that this process executes have a descriptor, under the same number.
 ///
@@ -58,6 +60,37 @@ pub fn packets() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
+/// Two ends of a connection over which a program that this process starts can send a descriptor.
+///
+/// # Errors
+/// What socketpair(2) says.
+pub fn stream() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// The descriptor that was sent over such a connection (unix(7), `SCM_RIGHTS`). Never waits. Programs that this
+/// process executes won't have it.
+///
+/// # Errors
+/// What recvmsg(2) says: `EAGAIN` if nothing was sent yet; `UnexpectedEof`: something else was, or nothing ever
+/// will be.
+pub fn receive(from: &impl AsFd) -> io::Result<OwnedFd> {
+    let mut byte = [0; 1];
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    let mut room = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(from.as_fd().as_raw_fd(), &mut bytes, Some(&mut room), flags)?;
+    let mut received: Vec<OwnedFd> = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel has just made these descriptors for this message, and nobody else knows them.
+            received.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+    }
+    // Whatever came besides is closed.
+    received.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
 /// A file in memory, for what is no secret.
 ///
 /// # Errors
@@ -81,6 +114,26 @@ mod tests {
         let mut text = String::new();
         one.read_to_string(&mut text).unwrap();
         assert_eq!(text, "other");
+    }
+
+    #[test]
+    fn a_descriptor_can_be_sent() {
+        let (here, there) = stream().unwrap();
+        assert_eq!(receive(&here).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut file = memory_file(c"sent").unwrap();
+        file.write_all(b"text").unwrap();
+        let numbers = [file.as_raw_fd()];
+        let rights = [nix::sys::socket::ControlMessage::ScmRights(&numbers)];
+        let byte = [io::IoSlice::new(b"\0")];
+        let number = there.as_raw_fd();
+        nix::sys::socket::sendmsg::<()>(number, &byte, &rights, MsgFlags::empty(), None).unwrap();
+        let mut received = File::from(receive(&here).unwrap());
+        received.rewind().unwrap();
+        let mut text = String::new();
+        received.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "text");
+        drop(there);
+        assert_eq!(receive(&here).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -31,6 +32,36 @@ pub fn is_root() -> io::Result<bool> {
 /// What prctl(2) says; nothing on any Linux since 3.5.
 pub fn forbid_new_privileges() -> io::Result<()> {
     Ok(prctl::set_no_new_privs()?)
+}
+
+/// Whether [`forbid_new_privileges`] holds, here or for whoever started this process. A `/proc` is not needed.
+pub fn new_privileges_are_forbidden() -> bool {
+    prctl::get_no_new_privs().unwrap_or(false)
+}
+
+/// The bit of CAP_SYS_ADMIN in the `Cap…` lines of `/proc/T/status` (capabilities(7)).
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Whether this process may mount, in the user namespace that it is in.
+pub fn may_mount() -> bool {
+    super::has_capability("CapEff", CAP_SYS_ADMIN)
+}
+
+/// Whether a program that this process starts could come to be allowed to mount, by a set-uid bit; true if that
+/// can't be told.
+pub fn may_come_to_mount() -> bool {
+    !Path::new("/proc/self/status").exists() || super::has_capability("CapBnd", CAP_SYS_ADMIN)
+}
+
+/// Whether this user may write to a file, as a set-uid program that he starts sees it: by the real user
+/// (access(2)).
+pub fn may_write(path: &Path) -> bool {
+    nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok()
+}
+
+/// Whether this user may execute a file (access(2)).
+pub fn may_execute(path: &Path) -> bool {
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
 /// Becomes another user for good: real, effective and saved ids, and these supplementary groups alone. Of
