@@ -144,6 +144,9 @@ pub enum DaemonError {
     /// The server could not give up what it does not need.
     #[error("the server can't be shut in: {0}")]
     Sandbox(#[from] SandboxError),
+    /// systemd keeps no mount for the unit.
+    #[error("there is no mount to serve: the lines before this one say why it could not be made")]
+    NotKept,
     /// What the keeper has handed over can't be used.
     #[error("the record of the mount can't be read ({why}): unmount, then mount again")]
     Record {

@@ -25,7 +25,7 @@ use support::world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What `make install` puts in place, and nothing else.
-const INSTALLED: [&str; 29] = [
+const INSTALLED: [&str; 30] = [
     "/usr/bin/leasefs",
     "/usr/lib/systemd/system/leasefs@.service",
     "/usr/lib/sysusers.d/leasefs.conf",
@@ -50,6 +50,7 @@ const INSTALLED: [&str; 29] = [
     "/usr/share/man/man8/leasefs-status.8",
     "/usr/share/man/man8/leasefs-unlock.8",
     "/usr/share/man/man8/leasefs-unmount.8",
+    "/usr/share/man/man8/leasefs-upgrade.8",
     "/usr/share/man/man8/leasefs-wait.8",
     "/usr/share/man/man8/leasefs.8",
     "/usr/share/man/man8/mount.fuse.leasefs.8",

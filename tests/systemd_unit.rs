@@ -58,7 +58,7 @@ fn units() {
             without_vault_the_mount_is_there_at_once_and_a_reader_waits_for_its_time_out_alone,
             an_agent_reads_its_credential_and_stop_revokes_it,
             stop_ends_a_mount_in_use_in_bounded_time,
-            after_a_crash_the_mount_is_made_anew,
+            nobody_notices_that_the_server_is_killed,
             what_somebody_else_has_mounted_is_left_alone,
             an_agent_without_the_host_s_run_sees_a_mount_that_is_made_anew,
             a_wrong_configuration_fails_for_good_and_says_why,
@@ -164,9 +164,17 @@ fn an_agent_reads_its_credential_and_stop_revokes_it(host: &Host) {
     assert_eq!(machine.property("leasefs@agent", "ActiveState"), "active", "it was wanted");
     let user = machine.run("cat /run/reader.out");
     assert_eq!(machine.run("cat /run/leasefs/agent/user"), user);
-    machine.run("systemctl restart leasefs@agent");
+    let logins = host.world.accessors("agent");
+    let first = machine.property("leasefs@agent", "MainPID");
+    assert_eq!(
+        machine.run("exec 3</run/leasefs/agent/user; systemctl restart leasefs@agent; cat <&3"),
+        user,
+        "an open file goes on"
+    );
     assert_eq!(machine.property("reader", "ActiveState"), "active", "a restart does not touch the agent");
-    assert_ne!(machine.run("cat /run/leasefs/agent/user"), user, "the first one was given back");
+    assert_ne!(machine.property("leasefs@agent", "MainPID"), first);
+    assert_eq!(machine.run("cat /run/leasefs/agent/user"), user, "nothing was given back");
+    assert_eq!((host.world.leases("agent").len(), host.world.accessors("agent")), (1, logins));
     machine.run("systemctl stop leasefs@agent");
     host.is_gone("agent", "/run/leasefs/agent");
     assert_eq!(machine.property("leasefs@agent", "Result"), "success");
@@ -192,26 +200,42 @@ fn stop_ends_a_mount_in_use_in_bounded_time(host: &Host) {
     assert!(told.contains("Stale file handle") || told.contains("not connected"), "{told}");
 }
 
-fn after_a_crash_the_mount_is_made_anew(host: &Host) {
+fn nobody_notices_that_the_server_is_killed(host: &Host) {
+    const KILLS: usize = 5;
     host.configure("crash");
     host.machine.run("systemctl start leasefs@crash");
-    let first = host.machine.run("cat /run/leasefs/crash/user");
+    let user = host.machine.run("cat /run/leasefs/crash/user");
+    let logins = host.world.accessors("crash");
+    // Reads without a pause, until it is told to end, and at last through what it has had open since then.
+    let line = "exec 3</run/leasefs/crash/user; touch /run/crash.open; \
+                until [ -e /run/crash.go ]; do cat /run/leasefs/crash/user || exit 1; done; cat <&3";
+    let mut reader = host.machine.command(line);
+    let reader =
+        reader.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    eventually(PATIENCE, || host.machine.try_run("test -e /run/crash.open").0 == 0).expect("it is open");
+    let reading = std::thread::spawn(move || reader.wait_with_output().unwrap());
+    for kill in 1..=KILLS {
+        host.machine.run("systemctl kill --kill-who=main --signal=KILL leasefs@crash");
+        let again = eventually(PATIENCE, || {
+            host.machine.property("leasefs@crash", "NRestarts") == kill.to_string()
+                && host.machine.property("leasefs@crash", "ActiveState") == "active"
+        });
+        assert!(again.is_some(), "{}", host.machine.journal());
+    }
+    host.machine.run("touch /run/crash.go");
+    let output = reading.join().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}\n{}", host.machine.journal());
+    let read = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(read.replace(&user, ""), "", "nothing else is ever read");
+    assert!(read.matches(&user).count() > 2 * KILLS, "{} reads", read.matches(&user).count());
+    assert_eq!((host.world.leases("crash").len(), host.world.accessors("crash")), (1, logins));
+    // Before it is started again: systemd lets go of the mount, and the next start replaces what is left of it.
     host.machine.run("systemctl kill --kill-who=main --signal=KILL leasefs@crash");
-    let mut second = String::new();
-    let again = eventually(PATIENCE, || {
-        let (code, text) = host.machine.try_run("cat /run/leasefs/crash/user");
-        second = text;
-        code == 0
-    });
-    assert!(again.is_some(), "{second}\n{}", host.machine.journal());
-    assert_eq!(host.machine.property("leasefs@crash", "NRestarts"), "1");
-    // What the first daemon held was never given back, and nobody knows it any more.
-    assert_ne!(second, first);
-    assert_eq!(host.world.leases("crash").len(), 2);
+    host.machine.run("systemctl stop leasefs@crash");
+    host.machine.run("systemctl start leasefs@crash && cat /run/leasefs/crash/user");
     let table = host.machine.run("cat /proc/self/mountinfo");
-    assert_eq!(table.matches("/run/leasefs/crash ").count(), 1, "the dead mount is replaced:\n{table}");
-    // Before it is started again.
-    host.machine.run("systemctl kill --kill-who=main --signal=KILL leasefs@crash");
+    assert_eq!(table.matches("/run/leasefs/crash ").count(), 1, "a dead mount is replaced:\n{table}");
     host.machine.run("systemctl stop leasefs@crash");
     assert_eq!(host.machine.mounted("/run/leasefs/crash"), "");
 }
@@ -238,7 +262,7 @@ fn an_agent_without_the_host_s_run_sees_a_mount_that_is_made_anew(host: &Host) {
     let shows = |user: &str| host.machine.try_run("cat /var/bound.out").1 == user;
     let first = host.machine.run("cat /run/leasefs/bound/user");
     eventually(PATIENCE, || shows(&first)).expect("the agent reads it");
-    host.machine.run("systemctl restart leasefs@bound");
+    host.machine.run("systemctl stop leasefs@bound && systemctl start leasefs@bound");
     let second = host.machine.run("cat /run/leasefs/bound/user");
     assert_ne!(second, first);
     eventually(PATIENCE, || shows(&second)).expect("the agent reads the new one");

@@ -236,7 +236,9 @@ pub(super) fn of_daemon(error: &DaemonError) -> Exit {
         DaemonError::Control(error) => of_control(error),
         // Somebody may put the file right while it is tried again.
         DaemonError::Locks(_) => Exit::Io,
-        DaemonError::MountPoint { .. } | DaemonError::ControlInReach { .. } => Exit::CantCreate,
+        DaemonError::MountPoint { .. } | DaemonError::ControlInReach { .. } | DaemonError::NotKept => {
+            Exit::CantCreate
+        }
         DaemonError::Keeper(KeeperError::Server { code, .. }) => Exit::from_code(*code),
         DaemonError::Keeper(KeeperError::GivenUp { .. }) | DaemonError::Record { .. } => Exit::Internal,
         DaemonError::Keeper(KeeperError::Mount(error)) => of_mount(error),

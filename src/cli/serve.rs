@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::exit::{CommandError, Exit, of_daemon};
-use crate::daemon::{self, End, Ended, ServerPapers, unit};
+use crate::config::{self, Environment};
+use crate::daemon::{self, DaemonError, End, Ended, ServerPapers, unit};
 use crate::keeper::Program;
 
 /// Serves a mount that another process holds; for `leasefs mount` alone.
@@ -19,6 +20,9 @@ pub struct ServeArgs {
     /// Takes the descriptors that systemd has kept for the unit
     #[arg(long)]
     pub systemd: bool,
+    /// What is asked why there is no mount, if there is none
+    #[arg(long, value_name = "CONFIG", requires = "systemd")]
+    pub config: Option<PathBuf>,
     /// The number of the descriptor of the FUSE device
     #[arg(long, value_name = "NUMBER", required_unless_present = "systemd")]
     pub device: Option<RawFd>,
@@ -72,12 +76,29 @@ pub fn run(args: &ServeArgs) -> Result<Exit, CommandError> {
             let ServeArgs { state, requests, keeper, .. } = *args;
             ServerPapers { device, record, state, requests, keeper, predecessor }
         }
-        _ => unit::kept_papers()?,
+        _ => match unit::kept_papers() {
+            Ok(papers) => papers,
+            Err(DaemonError::NotKept) => return Ok(why_not_kept(args)),
+            Err(error) => return Err(error.into()),
+        },
     };
     match daemon::serve(papers, |error| of_daemon(error) as u8) {
         // The keeper has printed it.
         Err(error) if papers.keeper.is_some() => Ok(of_daemon(&error)),
         Ok(Ended::HandedOver) if papers.keeper.is_none() => Ok(Exit::Temporary),
         result => Ok(result.map(|_| Exit::Ok)?),
+    }
+}
+
+/// There is no mount: why, has been told by the part of the unit that could not make it. The exit code says whether
+/// it is the configuration.
+fn why_not_kept(args: &ServeArgs) -> Exit {
+    let environment = Environment::from_process();
+    match args.config.as_ref().map(|config| config::load(config, &environment)) {
+        Some(Err(_)) => Exit::Config,
+        Some(Ok(_)) | None => {
+            tracing::error!("{}", DaemonError::NotKept);
+            Exit::CantCreate
+        }
     }
 }

@@ -74,7 +74,7 @@ pub fn run(args: &UnitArgs) -> Result<Exit, CommandError> {
             let variable = |name| std::env::var(name).unwrap_or_default();
             let ending = Ending { result: variable("SERVICE_RESULT"), status: variable("EXIT_STATUS") };
             if unit::future(&of.unit(), &ending)? == Future::Ends {
-                unit::unmount(&of.options().mount_point)?;
+                unit::unmount(&of.options().mount_point, &of.unit())?;
             }
         }
     }

@@ -90,10 +90,9 @@ fn barrier() -> io::Result<()> {
 /// The descriptors that systemd has kept for the server of this unit.
 ///
 /// # Errors
-/// [`DaemonError::System`]: there are none.
+/// [`DaemonError::NotKept`]: there are none.
 pub fn kept_papers() -> Result<ServerPapers, DaemonError> {
-    let none =
-        || system("systemd has kept no mount for this unit: start the unit")(io::ErrorKind::NotFound.into());
+    let none = || DaemonError::NotKept;
     let fds =
         sd_notify::listen_fds_with_names(false).map_err(system("systemd's descriptors can't be read"))?;
     let fds: Vec<(RawFd, String)> = fds.collect();
@@ -109,11 +108,14 @@ pub fn kept_papers() -> Result<ServerPapers, DaemonError> {
     })
 }
 
-/// Takes the mount away, lazily if it is in use, unless it is not ours or gone.
+/// Takes the mount away, lazily if it is in use, unless it is gone, or another one than that of the unit.
 ///
 /// # Errors
 /// [`DaemonError`].
-pub fn unmount(mount_point: &Path) -> Result<(), DaemonError> {
+pub fn unmount(mount_point: &Path, unit: &str) -> Result<(), DaemonError> {
+    if kept(unit)? == 0 {
+        return Ok(());
+    }
     sys::enter_mount_namespace(Path::new(HOST)).map_err(system("the host's mounts can't be reached"))?;
     if !is_mounted(mount_point)? {
         return Ok(());
@@ -146,7 +148,7 @@ pub fn restarts(unit: &str) -> Result<bool, DaemonError> {
 
 /// `Restart=on-failure`, `RestartForceExitStatus=` and `RestartPreventExitStatus=` of the unit, as words.
 fn judge(job: &str, ending: &Ending) -> Future {
-    let failed = ending.result != "success" && !["64", "78"].contains(&ending.status.as_str());
+    let failed = ending.result != "success" && !["64", "73", "78"].contains(&ending.status.as_str());
     match job {
         "stop" => Future::Ends,
         "restart" | "start" => Future::GoesOn,
@@ -199,6 +201,7 @@ mod tests {
             ("", "signal", "KILL", Future::GoesOn),
             ("", "watchdog", "ABRT", Future::GoesOn),
             ("", "exit-code", "71", Future::GoesOn),
+            ("", "exit-code", "73", Future::Ends),
             ("", "exit-code", "78", Future::Ends),
         ] {
             let ending = Ending { result: result.to_owned(), status: status.to_owned() };
