@@ -424,6 +424,11 @@ fn commands_wait_for_a_successor(world: &World) {
         let status = mount.status().expect("a successor answers");
         assert_ne!(status["pid"], json!(killed));
     }
+    for _ in 0..5 {
+        mount.kill_server();
+        let (ended, text) = mount.command(&["explain", mount.root().to_str().unwrap(), "key"]);
+        assert!(ended.success(), "{text}");
+    }
     mount.kill_server();
     let (ended, text) = mount.command(&["unmount", mount.root().to_str().unwrap()]);
     assert!(ended.success(), "{text}");

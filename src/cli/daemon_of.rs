@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::exit::CommandError;
 use crate::cli::mount::{MOUNT_POINTS, plain_name};
-use crate::control::protocol::StatusReport;
+use crate::control::protocol::{Ask, Reply, StatusReport};
 use crate::control::{AskError, Client, ControlDirectory};
 use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::mountinfo::{self, MountEntry};
@@ -37,17 +37,30 @@ pub(super) fn connect(typed: Option<&Path>) -> Result<Client, CommandError> {
     }
 }
 
-/// How a mount stands. A server that dies meanwhile is no reason not to tell: its successor is asked.
+/// Asks what may be asked twice: if the server dies before it has answered, its successor is asked. Returns who has
+/// answered as well.
 ///
 /// # Errors
 /// As [`connect`], and [`CommandError::Ask`].
-pub(super) fn status(typed: Option<&Path>) -> Result<StatusReport, CommandError> {
+pub(super) fn ask(typed: Option<&Path>, ask: &Ask) -> Result<(Client, Reply), CommandError> {
     let deadline = sys::boot_time() + SUCCESSION;
     loop {
-        match connect(typed)?.status() {
+        let mut client = connect(typed)?;
+        match client.ask(ask.clone()) {
             Err(AskError::Closed) if sys::boot_time() < deadline => std::thread::sleep(LOOK),
-            result => return Ok(result?),
+            reply => return Ok((client, reply?)),
         }
+    }
+}
+
+/// How a mount stands.
+///
+/// # Errors
+/// As [`ask`].
+pub(super) fn status(typed: Option<&Path>) -> Result<StatusReport, CommandError> {
+    match ask(typed, &Ask::Status)? {
+        (_, Reply::Status(report)) => Ok(*report),
+        _ => Err(AskError::OtherVersion.into()),
     }
 }
 

@@ -40,7 +40,7 @@ pub struct ExplainArgs {
 /// [`CommandError`].
 pub fn run(args: &ExplainArgs) -> Result<Exit, CommandError> {
     let ask = Ask::Explain { name: args.name.clone() };
-    let Reply::Explained(report) = daemon_of::connect(Some(&args.mount_point))?.ask(ask)? else {
+    let (_, Reply::Explained(report)) = daemon_of::ask(Some(&args.mount_point), &ask)? else {
         return Err(AskError::OtherVersion.into());
     };
     if args.json {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::daemon_of::{connect, mount_points};
+use crate::cli::daemon_of::{ask, mount_points};
 use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::{clean, print};
 use crate::control::AskError;
@@ -41,13 +41,13 @@ pub struct UnmountArgs {
 /// # Errors
 /// [`CommandError`].
 pub fn run(args: &UnmountArgs) -> Result<Exit, CommandError> {
-    let mut client = match connect(Some(&args.mount_point)) {
+    let (client, reply) = match ask(Some(&args.mount_point), &Ask::Unmount) {
         Err(CommandError::Ask(error @ AskError::NotServed { .. })) => {
             return detach_dead(&args.mount_point, error);
         }
         result => result?,
     };
-    let Reply::Stopping { .. } = client.ask(Ask::Unmount)? else {
+    let Reply::Stopping { .. } = reply else {
         return Err(AskError::OtherVersion.into());
     };
     let mount_point = client.mount_point();
