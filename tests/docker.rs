@@ -74,8 +74,8 @@ enum Outcome {
 
 /// One row for each bind, its outcomes in the order of [`Event::ALL`].
 const OUTCOMES: [(Bind, [Outcome; 4]); 3] = [
-    (Bind::Tree, [Outcome::Dead, Outcome::Dead, Outcome::Dead, Outcome::Empty]),
-    (Bind::TreeSlave, [Outcome::Dead, Outcome::Dead, Outcome::Dead, Outcome::GoesOn]),
+    (Bind::Tree, [Outcome::GoesOn, Outcome::GoesOn, Outcome::Dead, Outcome::Empty]),
+    (Bind::TreeSlave, [Outcome::GoesOn, Outcome::GoesOn, Outcome::Dead, Outcome::GoesOn]),
     (Bind::DirectorySlave, [Outcome::GoesOn, Outcome::GoesOn, Outcome::GoesOn, Outcome::GoesOn]),
 ];
 
@@ -87,7 +87,7 @@ const OLDER_AND_RESTARTED: [Outcome; 3] = [Outcome::Empty, Outcome::GoesOn, Outc
 
 /// Whether a new leasefs has new credentials.
 const CREDENTIALS_CHANGE: [(Event, bool); 3] =
-    [(Event::Killed, true), (Event::Restarted, true), (Event::StoppedAndStarted, true)];
+    [(Event::Killed, false), (Event::Restarted, false), (Event::StoppedAndStarted, true)];
 
 impl Bind {
     fn words(self) -> &'static str {
@@ -422,6 +422,8 @@ fn one_tree(host: &Host) {
     assert!(host.recipe("One tree", 0).contains("agent's own"));
     let container = Container { host, name: "agent".to_owned(), tree: "/run/secrets", bind: Bind::Tree };
     host.machine.run("systemctl restart leasefs@agent");
+    assert_eq!(container.outcome(), Outcome::GoesOn);
+    host.machine.run("systemctl stop leasefs@agent && systemctl start leasefs@agent");
     assert_eq!(container.outcome(), Outcome::Dead);
     host.recipe("One tree", 1);
     assert_eq!(container.read("password").unwrap(), "agent's own");

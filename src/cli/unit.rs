@@ -1,6 +1,6 @@
 //! `leasefs unit`: the parts of the systemd unit that need root. Nobody else calls it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -13,6 +13,9 @@ use crate::control::protocol::{Ask, Reply};
 use crate::daemon::unit::{self, Ending, Future};
 use crate::daemon::{MountPointOrigin, Options, Parent};
 use crate::sys;
+
+/// Where the unit mounts, if it is not `/run/leasefs/NAME`; it is made if it is not there.
+const MOUNT_POINT: &str = "LEASEFS_MOUNTPOINT";
 
 /// For how long a server may take until it has handed over.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -54,7 +57,8 @@ impl OfUnit {
     fn options(&self) -> Options {
         Options {
             config: config_of(&self.name),
-            mount_point: Path::new(MOUNT_POINTS).join(&self.name),
+            mount_point: std::env::var_os(MOUNT_POINT)
+                .map_or_else(|| Path::new(MOUNT_POINTS).join(&self.name), PathBuf::from),
             origin: MountPointOrigin::Derived,
             allow_other: None,
             parent: Parent::AsItIs,
