@@ -322,8 +322,10 @@ impl<B: Body> Engine<B> {
         fx: &mut Effects,
     ) {
         let fault = failure.fault;
-        let again =
-            fault == Fault::TokenLost && self.sources.get(&id).is_some_and(|source| source.failures == 0);
+        // Not twice in a row: whatever failed before, an outage for one, says nothing of the next token.
+        let is_lost = |known: &Failure| known.fault == Fault::TokenLost;
+        let again = fault == Fault::TokenLost
+            && self.sources.get(&id).is_some_and(|source| !source.failure.as_ref().is_some_and(is_lost));
         if fault == Fault::TokenLost {
             self.lose_token(at, with, Loss::Told, fx);
         }
