@@ -138,6 +138,21 @@ fn a_lost_token_ends_all_that_it_obtained_at_once() {
 }
 
 #[test]
+fn after_an_outage_too_a_reader_gets_what_the_next_token_brings() {
+    let mut world = world();
+    world.vault.down = Some(Fault::Unreachable);
+    assert_eq!(try_open(&mut world, "weather.json"), Err(FsError::VaultDown));
+    world.vault.down = None;
+    let dead: Vec<u64> =
+        world.tokens.iter().filter(|(with, _)| with.identity.0 == 0).map(|(_, one)| *one).collect();
+    for token in dead {
+        world.vault.revoke_token(world.now, token);
+    }
+    let handle = try_open(&mut world, "weather.json");
+    assert!(handle.is_ok(), "not told that the last token has died: {handle:?}");
+}
+
+#[test]
 fn a_lease_revoked_upstream_is_shown_no_longer_than_the_check_takes() {
     let mut world = world();
     let handle = open(&mut world, "db/password");

@@ -192,13 +192,13 @@ impl<B: Body> Engine<B> {
         }
     }
 
-    /// The kernel sends an OPEN or OPENDIR again that a predecessor has answered: the answer was lost on its way,
-    /// and nobody knows the handle.
     /// A request that a predecessor had begun was answered with an error: what it may have opened is closed.
     pub fn failed(&mut self, at: Moment, request: u64) -> Effects {
         self.run(at, |engine, fx| engine.close_unknown(at, request, fx)).1
     }
 
+    /// The kernel sends an OPEN or OPENDIR again that a predecessor has answered: the answer was lost on its way,
+    /// and nobody knows the handle.
     fn close_unknown(&mut self, at: Moment, request: u64, fx: &mut Effects) {
         match self.handles.take_restored(request) {
             Some(OpenKind::File(handle)) => self.close(at, handle, fx),
