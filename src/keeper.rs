@@ -10,6 +10,8 @@
 //! serve is started [`TRIES`] times in a row; *nothing stays behind*: whatever ends the keeper's work ends the
 //! mount, and a keeper that is killed takes its server along, which gives everything back.
 
+mod words;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -18,15 +20,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-
-use crate::fuse::mount_point::MountError;
 use crate::fuse::session::{Kept, Unmounted};
 use crate::link::{self, ServerEnd, SupervisorEnd};
 use crate::sys;
 use crate::sys::descriptors::pass_on;
 use crate::sys::process::{self, Arrival, Change, CoreLimit, Origin, Pid, Signal, Signals};
+
+pub use words::{KeeperError, Word};
 
 /// How often in a row a server is started that ends before it serves.
 const TRIES: u32 = 5;
@@ -37,30 +37,6 @@ const KILLED: u8 = 128 + 9;
 /// For how long a busy mount is served after it was detached; then its connection is cut, and after as long
 /// again the server is ended.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// What a server says to its keeper.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Word {
-    /// It answers.
-    Serves,
-    /// Something for systemd, which listens to the keeper alone.
-    Notify {
-        /// As sd_notify(3) has it.
-        state: String,
-    },
-    /// All is given back: the mount can be taken away.
-    GivenBack,
-    /// It ends for a successor and has given nothing back.
-    HandOver,
-    /// It can't serve, or could not end well.
-    Failed {
-        /// The exit code that says so.
-        code: u8,
-        /// What to print.
-        message: String,
-    },
-}
 
 /// What is to be started as a server; the descriptors follow its arguments.
 #[derive(Clone, Debug)]
@@ -80,40 +56,6 @@ pub struct Papers {
     pub state: Option<OwnedFd>,
     /// Where it has not: what is kept of the kernel's requests.
     pub requests: Option<OwnedFd>,
-}
-
-/// Why a mount is kept no longer.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum KeeperError {
-    /// The server said so.
-    #[error("{message}")]
-    Server {
-        /// The exit code that says so.
-        code: u8,
-        /// What it said.
-        message: String,
-    },
-    /// No server came to serve.
-    #[error(
-        "{tries} servers in a row ended before they served, the last one with code {code}: look for the reason in the log; the leases in use end with their tokens"
-    )]
-    GivenUp {
-        /// How many.
-        tries: u32,
-        /// How the last one ended.
-        code: u8,
-    },
-    /// The mount could not be taken away.
-    #[error("{0}")]
-    Mount(#[from] MountError),
-    /// The system refused something basic.
-    #[error("{what}: {}", io::Error::from_raw_os_error(*errno))]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the system said.
-        errno: i32,
-    },
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> KeeperError {
