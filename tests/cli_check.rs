@@ -493,7 +493,7 @@ async fn an_identity_that_cannot_log_in_has_rows_of_its_own_and_the_others_go_on
     assert_eq!(checked.code(), 1, "{}{}", checked.out(), checked.err());
     checked.line(&["broken ", "approle", "no login"]);
     checked.line(&["missing ", "approle", "no login", "absent.secret-id"]);
-    checked.line(&["good ", "approle", "service, lives for 1h"]);
+    checked.line(&["good ", "approle", "service, lives for", "renewable"]);
     checked.line(&["secret/agents/weather", "broken ", "no ", "can't log in"]);
     checked.line(&["secret/agents/weather", "kv v2", "good ", "yes"]);
     let report: Value = serde_json::from_str(&config.check(&["--json"], &variables).out()).unwrap();

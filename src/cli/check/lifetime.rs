@@ -13,7 +13,7 @@ use crate::core::name::VaultPath;
 use crate::secret::SecretBytes;
 use crate::vault::{EngineMount, TokenInfo};
 
-/// How many times the outage that is to be ridden out a lease has to last: half of it may be over already.
+/// How many times the outage that is to be ridden out a lease has to last: two thirds of it may be over already.
 const OUTAGES: u32 = 3;
 
 /// A longer lease is longer than what runs in the background needs, and most jobs.
