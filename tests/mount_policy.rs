@@ -34,7 +34,7 @@ const LATER: Duration = Duration::from_secs(19);
 const IDENTITIES: [&str; 2] = ["machine", "given"];
 
 /// How many runs wait at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 13;
 
 /// Something of every kind, with a role of its own for each run.
 fn files(run: &str) -> String {
@@ -305,23 +305,16 @@ fn the_least_policy_is_enough_and_each_of_its_rules_is_needed() {
     println!("{} rules:\n{}", places.len(), all.rules.concat().concat());
     assert_eq!(all.rules[0].len(), 17, "{:#?}", all.rules[0]);
     assert_eq!(all.rules[1].len(), 8, "{:#?}", all.rules[1]);
-    let runs: Vec<(String, Run)> = places
-        .iter()
-        .enumerate()
-        .map(|(at, (who, rule))| {
-            let mut run = Run::prepare(&world, &at.to_string());
-            let removed = run.rules[*who].remove(*rule);
-            (format!("{}: {removed}", IDENTITIES[*who]), run)
-        })
-        .collect();
-    let queue = Mutex::new(runs.iter());
+    let queue = Mutex::new(places.into_iter().enumerate());
     let superfluous = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let complete = scope.spawn(|| all.outcome(&world));
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let Some((removed, run)) = queue.lock().unwrap().next() else { return };
+                    let Some((at, (who, rule))) = queue.lock().unwrap().next() else { return };
+                    let mut run = Run::prepare(&world, &at.to_string());
+                    let removed = format!("{}: {}", IDENTITIES[who], run.rules[who].remove(rule));
                     match run.outcome(&world) {
                         Ok(()) => superfluous.lock().unwrap().push(removed),
                         Err(failed) => println!("without {removed}{failed}\n"),
