@@ -22,4 +22,7 @@ pub mod server;
 pub mod stub;
 pub mod systemd;
 pub mod tcp;
+pub mod timeline;
+pub mod vitals;
+pub mod weather;
 pub mod world;

@@ -121,6 +121,7 @@ fn mistakes_about_vault_are_told_what_to_write() {
         ("[vault]\nmax-list-size = 0", "2: vault.max-list-size", "write 1024 bytes or more"),
         ("[vault]\ntoken = 'hvs.marker'", "2: vault.token", "name that under [identity.default]"),
         ("[mount]\nthreads = 5", "2: mount.threads", "write `threads = 2`"),
+        ("[mount]\nthreads = 0", "2: mount.threads", "is no number from 1 to 4: write `threads = 2`"),
         ("[mount]\nprotections = false", "2: mount.protections", "write it as a table, [mount.protections]"),
         ("[mount.protections]\nsecomp = false", "2: mount.protections.secomp", "write `seccomp`"),
         (
