@@ -102,20 +102,19 @@ fn holds_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> 
         if fastrand::u32(..200) == 0 {
             held[index] = None;
         }
-        if let Some(Held { file, version, since }) = &held[index] {
-            match bounded("read", || read(file))? {
+        if let Some(Held { file, version, since }) = held[index].take() {
+            match bounded("read", || read(&file))? {
                 Ok(found) => {
                     let shown = timeline.judge(&found, began, TOO_OLD)?;
-                    return if shown == *version {
-                        Ok(())
-                    } else {
-                        Err(format!("WRONG BYTES: value {shown} in a file that was opened with {version}"))
-                    };
+                    if shown != version {
+                        return Err(format!("WRONG BYTES: value {shown} in a file that was opened with {version}"));
+                    }
+                    held[index] = Some(Held { file, version, since });
+                    return Ok(());
                 }
-                Err(error) if error.raw_os_error() == Some(libc::ESTALE) && timeline.was_replaced(*version) => {}
-                Err(error) => weather.judge(Use::HeldKv, *since, &error)?,
+                Err(error) if error.raw_os_error() == Some(libc::ESTALE) && timeline.was_replaced(version) => {}
+                Err(error) => weather.judge(Use::HeldKv, since, &error)?,
             }
-            held[index] = None;
         }
         let opened = bounded("open", || File::open(root.join(format!("kv/{index}"))))?;
         let (file, found) = match opened.map(|file| (read(&file), file)) {
@@ -240,23 +239,25 @@ fn holds_a_credential(scene: &Scene, role: &'static str) -> impl FnMut() -> Resu
     let mut held: Option<(File, Vec<u8>, Instant)> = None;
     move || {
         let began = Instant::now();
-        if let Some((file, text, since)) = &held {
-            match bounded("read", || read(file))? {
-                Ok(found) if found == *text => return Ok(()),
+        if let Some((file, text, since)) = held.take() {
+            match bounded("read", || read(&file))? {
+                Ok(found) if found == text => {
+                    held = Some((file, text, since));
+                    return Ok(());
+                }
                 Ok(found) => {
                     return Err(format!("WRONG BYTES in an open file: {:?}", String::from_utf8_lossy(&found)));
                 }
                 // It has come to its end, if there is a next one by now.
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => match fs::read(&path) {
-                    Ok(next) if next == *text => {
+                    Ok(next) if next == text => {
                         return Err(format!("{role} has ended for its reader, and is still shown"));
                     }
                     Ok(_) => {}
-                    Err(_) => weather.judge(Use::HeldCredential, *since, &error)?,
+                    Err(_) => weather.judge(Use::HeldCredential, since, &error)?,
                 },
-                Err(error) => weather.judge(Use::HeldCredential, *since, &error)?,
+                Err(error) => weather.judge(Use::HeldCredential, since, &error)?,
             }
-            held = None;
         }
         match bounded("open", || File::open(&path))?.map(|file| (read(&file), file)) {
             Err(error) => weather.judge(Use::Credential, began, &error),

@@ -376,11 +376,16 @@ impl<B: Body> Engine<B> {
         }
     }
 
-    /// Remembers why a read failed, and does not let the engine itself ask again too soon.
+    /// Remembers why a read failed, and does not let the engine itself ask again too soon: nor so late that what is
+    /// shown would end although it could have been confirmed or replaced.
     pub(super) fn note_failure(&mut self, at: Moment, id: SourceId, failure: Failure) {
+        let remaining = self.live(at.now, id).map(|shown| self.end_of(shown).since(at.now));
         let Some(source) = self.sources.get_mut(&id) else { return };
         source.failures = source.failures.saturating_add(1);
-        let pause = scaled(backoff_ceiling(source.failures), at.chance.between(0.3, 1.0, u64::from(id.0)));
+        let soonest = backoff_ceiling(1);
+        let ceiling = backoff_ceiling(source.failures);
+        let ceiling = remaining.map_or(ceiling, |remaining| ceiling.min((remaining / 4).max(soonest)));
+        let pause = scaled(ceiling, at.chance.between(0.3, 1.0, u64::from(id.0)));
         source.not_before = at.now + failure.retry_after.map_or(pause, |asked| asked.max(pause));
         source.failure = Some(failure);
         self.touch_source(id);
