@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::core::bucket::Bucket;
 use crate::core::effect::{Credential, Minting, ReadRequest, Urgency};
 use crate::core::error::Failure;
-use crate::core::name::{FileId, GenerationId, HandleId, IdentityId, Ino, LeaseId, RequestId, Ticket};
+use crate::core::name::{
+    FileId, GenerationId, HandleId, IdentityId, Ino, LeaseId, RequestId, Ticket, TokenId,
+};
 use crate::core::time::{BootTime, Chance, UnixTime, scaled};
 
 /// One Vault read with one identity, and how its values are kept.
@@ -474,6 +476,8 @@ pub struct Source<B> {
     pub lease_duration: Duration,
     /// How long that lease could be used at all: its token may end before it. For the bucket.
     pub usable: Duration,
+    /// The token that its last read with a dead one went out with.
+    pub lost_with: Option<TokenId>,
     /// Reads that failed in a row.
     pub failures: u32,
     /// Nobody asks again by himself before that.
@@ -507,6 +511,7 @@ impl<B: Body> Source<B> {
             replacing_since: None,
             lease_duration: Duration::ZERO,
             usable: Duration::ZERO,
+            lost_with: None,
             failures: 0,
             not_before: BootTime(0),
         }

@@ -151,6 +151,10 @@ impl Fault {
                 world.postgres.stop();
                 thread::sleep(lasts);
                 world.wait(world.postgres.start_again());
+                // What is live says nothing of the engine: it must make accounts again.
+                let root = mount.root();
+                let refresh = || mount.command(&["refresh", root.to_str().unwrap(), "brief", "longer"]).0.success();
+                assert!(eventually(Duration::from_secs(20), refresh).is_some(), "{}", scene.log());
             }
             Fault::TokenRevoked => {
                 for accessor in world.accessors("soak") {

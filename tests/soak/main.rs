@@ -82,6 +82,9 @@ fn nothing_is_left_of_faults_and_restarts_under_load() {
             watched.tell_of_failures(&load.tally(), &scene);
         }
         rounds += 1;
+        let (at, server, _) = watched.samples[watched.samples.len() - 1];
+        let Tally { calls, failed, .. } = load.tally();
+        println!("round {rounds}, {at:.0?}: {calls} calls, {failed} wrong; {server:?}");
     }
     let took = watched.began.elapsed();
     let tally = scene.end(load);

@@ -14,8 +14,8 @@ use crate::support::vitals::Vitals;
 use crate::support::weather::Weather;
 use crate::support::world::World;
 
-/// How long a reader may wait for Vault.
-pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a reader may wait for Vault; longer than a credential that is wanted too often has to wait for its turn.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long a KV value may be shown after it was replaced: `max-age`, `grace`, and a little.
 pub const TOO_OLD: Duration = Duration::from_millis(1000 + 4000 + 2000);

@@ -135,7 +135,7 @@ fn maps_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> {
         let index = fastrand::usize(..CHANGING);
         let began = Instant::now();
         match bounded("map", || mapper.map(&root.join(format!("kv/{index}"))))? {
-            Ok(found) => changing[index].judge(&found, began, TOO_OLD).map(drop),
+            Ok(found) => changing[index].judge_mapped(&found, began, TOO_OLD),
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
                 // A page that can't be filled: as a read of an open file that has ended.
                 weather.judge(Use::HeldKv, began, &io::Error::from_raw_os_error(libc::ESTALE))

@@ -56,6 +56,25 @@ impl Timeline {
         self.judge_version(version, asked, bound).map(|()| version)
     }
 
+    /// The same for what a mapping shows: its length is what the file was long when it was mapped, and its page
+    /// shows the value of the moment when it was read; so that may be cut to the size of another value.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn judge_mapped(&self, found: &[u8], asked: Instant, bound: Duration) -> Result<(), String> {
+        let versions = self.writes().len();
+        let cut = |version: &usize| {
+            let value = self.value(*version);
+            value.len() > found.len()
+                && value.as_bytes().starts_with(found)
+                && self.judge_version(*version, asked, bound).is_ok()
+        };
+        if (0..versions).rev().any(|version| cut(&version)) {
+            return self.judge_size(found.len() as u64, asked, bound);
+        }
+        self.judge(found, asked, bound).map(drop)
+    }
+
     /// The same for a size, which must be that of a value.
     ///
     /// # Errors

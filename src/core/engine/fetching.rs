@@ -322,12 +322,19 @@ impl<B: Body> Engine<B> {
         fx: &mut Effects,
     ) {
         let fault = failure.fault;
-        // Not twice in a row: whatever failed before, an outage for one, says nothing of the next token.
+        // Not twice in a row: whatever failed before, an outage for one, says nothing of the next token. Of the
+        // tokens that were there together all may be lost together, the newest one first.
         let is_lost = |known: &Failure| known.fault == Fault::TokenLost;
         let again = fault == Fault::TokenLost
-            && self.sources.get(&id).is_some_and(|source| !source.failure.as_ref().is_some_and(is_lost));
+            && self.sources.get(&id).is_some_and(|source| {
+                !source.failure.as_ref().is_some_and(is_lost)
+                    || source.lost_with.is_some_and(|newer| with.token < newer)
+            });
         if fault == Fault::TokenLost {
             self.lose_token(at, with, Loss::Told, fx);
+            if let Some(source) = self.sources.get_mut(&id) {
+                source.lost_with = Some(with.token);
+            }
         }
         self.fail(at, id, failure, fx);
         if again && self.start_fetch(at, id, minting, Urgency::Reader, fx).is_none() {

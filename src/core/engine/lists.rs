@@ -184,28 +184,49 @@ impl<B: Body> Engine<B> {
                 return;
             }
             list.fetch = ListFetch::Idle;
-            let prefix = match engine.tree.slot(ino).map(|slot| &slot.node) {
-                Some(Node::TreeDirectory(directory)) => Some(directory.path.clone()),
+            let directory = match engine.tree.slot(ino).map(|slot| &slot.node) {
+                Some(Node::TreeDirectory(directory)) => Some(directory.clone()),
                 _ => None,
             };
             let result = result.and_then(|keys| engine.take_keys(at, ino, sent, keys, fx));
-            match (result, prefix) {
-                (Ok(0), _) | (_, None) => {}
-                (Ok(count), Some(prefix)) => fx.push(Effect::Report(Report::NamesSkipped { prefix, count })),
-                (Err(failure), Some(prefix)) => {
-                    if failure.fault == Fault::TokenLost {
-                        engine.lose_token(at, with, Loss::Told, fx);
-                    }
-                    if let Some(list) = engine.lists.get_mut(&ino) {
-                        list.failure = Some(failure.clone());
-                    }
-                    fx.push(Effect::Report(Report::ListFailed { prefix, failure }));
+            let again = match (result, directory) {
+                (Ok(0), _) | (_, None) => false,
+                (Ok(count), Some(TreeDirectory { path: prefix, .. })) => {
+                    fx.push(Effect::Report(Report::NamesSkipped { prefix, count }));
+                    false
                 }
+                (Err(failure), Some(directory)) => engine.list_failed(at, ino, &directory, with, failure, fx),
+            };
+            if !again {
+                engine.wake_waiters_of_list(at, ino, fx);
             }
-            engine.wake_waiters_of_list(at, ino, fx);
             engine.drop_unused_tokens(with.identity, fx);
         })
         .1
+    }
+
+    /// Notes a failure, and tells the operator unless it is the one that he was just told. Whether the list is
+    /// asked for again: those who wait get what the next token brings, but not twice in a row.
+    fn list_failed(
+        &mut self,
+        at: Moment,
+        ino: Ino,
+        directory: &TreeDirectory,
+        with: Credential,
+        failure: Failure,
+        fx: &mut Effects,
+    ) -> bool {
+        let fault = failure.fault;
+        if fault == Fault::TokenLost {
+            self.lose_token(at, with, Loss::Told, fx);
+        }
+        let known = self.lists.get_mut(&ino).and_then(|list| list.failure.replace(failure.clone()));
+        if known.as_ref().is_none_or(|known| known.fault != fault) {
+            fx.push(Effect::Report(Report::ListFailed { prefix: directory.path.clone(), failure }));
+        }
+        fault == Fault::TokenLost
+            && known.is_none_or(|known| known.fault != Fault::TokenLost)
+            && self.start_list(at, ino, directory, fx) == Demand::Waiting
     }
 
     /// Takes over a list. Returns how many names can't be shown.
