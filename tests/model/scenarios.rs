@@ -164,6 +164,23 @@ fn a_reader_gets_what_the_next_token_brings_though_two_have_died_together() {
     revoke_the_tokens(&mut world);
     let handle = try_open(&mut world, "weather.json");
     assert!(handle.is_ok(), "{handle:?}");
+    world.log_in_anew();
+    world.pass(20 * MS);
+    revoke_the_tokens(&mut world);
+    assert!(visit(&mut world, "kv/folder/deep").is_ok());
+}
+
+#[test]
+fn what_was_too_long_on_its_way_is_read_again() {
+    let mut world = world();
+    let ino = ino(&mut world, "weather.json");
+    // Longer than what arrives is good for.
+    world.weather = Weather::Slow(200 * S, S);
+    let Outcome::Wait(ticket) = world.open(0, ino) else { panic!("nothing is there") };
+    world.weather = Weather::Fair;
+    world.pass(201 * S);
+    let answer = world.answers.get(&ticket).cloned();
+    assert!(matches!(answer, Some(Ok(Answer::Opened(_)))), "{answer:?}");
 }
 
 #[test]

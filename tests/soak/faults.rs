@@ -43,7 +43,8 @@ const AWAY: &[(Use, &[i32])] = &[
 ];
 
 /// The database can't make, extend or end accounts; KV does not notice.
-const NO_DATABASE: &[(Use, &[i32])] = &[(Use::Credential, &[EIO, ETIMEDOUT]), (Use::HeldCredential, &[ESTALE])];
+const NO_DATABASE: &[(Use, &[i32])] =
+    &[(Use::Credential, &[EIO, ETIMEDOUT]), (Use::HeldCredential, &[ESTALE])];
 
 /// Whatever was held ends; whoever opens it gets it anew.
 const ENDED: &[(Use, &[i32])] = &[(Use::HeldKv, &[ESTALE]), (Use::HeldCredential, &[ESTALE])];
@@ -153,7 +154,8 @@ impl Fault {
                 world.wait(world.postgres.start_again());
                 // What is live says nothing of the engine: it must make accounts again.
                 let root = mount.root();
-                let refresh = || mount.command(&["refresh", root.to_str().unwrap(), "brief", "longer"]).0.success();
+                let refresh =
+                    || mount.command(&["refresh", root.to_str().unwrap(), "brief", "longer"]).0.success();
                 assert!(eventually(Duration::from_secs(20), refresh).is_some(), "{}", scene.log());
             }
             Fault::TokenRevoked => {

@@ -185,7 +185,8 @@ impl Watched {
         }
         for (whose, samples) in [("server watched longest", self.longest()), ("keeper", self.of_the_keeper())]
         {
-            if let ([(first, _), .., (last, _)], Some(growth)) = (&samples[..], growth_in_a_minute(&samples)) {
+            if let ([(first, _), .., (last, _)], Some(growth)) = (&samples[..], growth_in_a_minute(&samples))
+            {
                 println!("the {whose}: {growth:+.1} KiB a minute over {:.0?}", *last - *first);
             }
         }

@@ -124,7 +124,8 @@ impl Scene {
     pub fn wait_until_well(&self, after: &str) {
         let mut ill = Vec::new();
         let well = eventually(WELL, || {
-            ill = files().into_iter().filter_map(|file| Some((self.mount.read(&file).err()?, file))).collect();
+            ill =
+                files().into_iter().filter_map(|file| Some((self.mount.read(&file).err()?, file))).collect();
             ill.is_empty() && self.mount.status().is_some_and(|status| is_well(&status))
         });
         assert!(well.is_some(), "not well again {WELL:?} after {after}: {ill:?}\n{}", self.log());

@@ -79,7 +79,9 @@ fn opens_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> 
         match bounded("open, read and close", || fs::read(root.join(format!("kv/{index}"))))? {
             Ok(found) => changing[index].judge(&found, began, TOO_OLD).map(drop),
             // Between the open and the read there is time enough to end.
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => weather.judge(Use::HeldKv, began, &error),
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+                weather.judge(Use::HeldKv, began, &error)
+            }
             Err(error) => weather.judge(Use::Kv, began, &error),
         }
     }
@@ -107,12 +109,15 @@ fn holds_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> 
                 Ok(found) => {
                     let shown = timeline.judge(&found, began, TOO_OLD)?;
                     if shown != version {
-                        return Err(format!("WRONG BYTES: value {shown} in a file that was opened with {version}"));
+                        return Err(format!(
+                            "WRONG BYTES: value {shown} in a file that was opened with {version}"
+                        ));
                     }
                     held[index] = Some(Held { file, version, since });
                     return Ok(());
                 }
-                Err(error) if error.raw_os_error() == Some(libc::ESTALE) && timeline.was_replaced(version) => {}
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ESTALE) && timeline.was_replaced(version) => {}
                 Err(error) => weather.judge(Use::HeldKv, since, &error)?,
             }
         }
@@ -186,7 +191,9 @@ fn reads_the_tree(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + 
             Ok(found) => {
                 Err(format!("WRONG BYTES in {}: {:?}", branch(index), String::from_utf8_lossy(&found)))
             }
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => weather.judge(Use::HeldKv, began, &error),
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+                weather.judge(Use::HeldKv, began, &error)
+            }
             Err(error) => weather.judge(Use::Kv, began, &error),
         }
     }
@@ -198,9 +205,12 @@ fn lists_the_tree(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + 
         let folder = fastrand::usize(..TREE / 5);
         let began = Instant::now();
         let path = root.join(format!("folder-{folder}"));
-        let listed = bounded("list", || fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>))?;
+        let listed =
+            bounded("list", || fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>))?;
         let mut names: Vec<String> = match listed {
-            Ok(entries) => entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
+            Ok(entries) => {
+                entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+            }
             Err(error) => return weather.judge(Use::Kv, began, &error),
         };
         names.sort();
@@ -233,7 +243,10 @@ fn logs_in(scene: &Scene, role: &'static str) -> impl FnMut() -> Result<(), Stri
     }
 }
 
-fn holds_a_credential(scene: &Scene, role: &'static str) -> impl FnMut() -> Result<(), String> + Send + use<> {
+fn holds_a_credential(
+    scene: &Scene,
+    role: &'static str,
+) -> impl FnMut() -> Result<(), String> + Send + use<> {
     let (root, weather) = (scene.mount.root(), Arc::clone(&scene.weather));
     let path = root.join(role).join("both");
     let mut held: Option<(File, Vec<u8>, Instant)> = None;
@@ -246,7 +259,10 @@ fn holds_a_credential(scene: &Scene, role: &'static str) -> impl FnMut() -> Resu
                     return Ok(());
                 }
                 Ok(found) => {
-                    return Err(format!("WRONG BYTES in an open file: {:?}", String::from_utf8_lossy(&found)));
+                    return Err(format!(
+                        "WRONG BYTES in an open file: {:?}",
+                        String::from_utf8_lossy(&found)
+                    ));
                 }
                 // It has come to its end, if there is a next one by now.
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => match fs::read(&path) {

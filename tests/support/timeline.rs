@@ -49,9 +49,8 @@ impl Timeline {
     pub fn judge(&self, found: &[u8], asked: Instant, bound: Duration) -> Result<usize, String> {
         let text = String::from_utf8_lossy(found);
         let version = text.split('>').next().and_then(|first| first.rsplit(' ').next()?.parse().ok());
-        let whole = version.filter(|version| {
-            *version < self.writes().len() && self.value(*version).as_bytes() == found
-        });
+        let whole = version
+            .filter(|version| *version < self.writes().len() && self.value(*version).as_bytes() == found);
         let version = whole.ok_or_else(|| format!("WRONG BYTES in {}: {text:?}", self.name))?;
         self.judge_version(version, asked, bound).map(|()| version)
     }

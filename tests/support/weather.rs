@@ -59,9 +59,8 @@ impl Weather {
         let errno = error.raw_os_error().unwrap_or_default();
         let mut inner = self.inner();
         let since = |spell: &&Spell| spell.until.is_none_or(|until| began <= until);
-        let accounts = |spell: &&Spell| {
-            spell.sky.1.iter().any(|(of, errnos)| *of == used && errnos.contains(&errno))
-        };
+        let accounts =
+            |spell: &&Spell| spell.sky.1.iter().any(|(of, errnos)| *of == used && errnos.contains(&errno));
         match inner.spells.iter().rev().filter(since).find(accounts).map(|spell| spell.sky.0) {
             Some(name) => {
                 *inner.told.entry((name, used, errno)).or_default() += 1;

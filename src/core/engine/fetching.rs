@@ -238,7 +238,7 @@ impl<B: Body> Engine<B> {
                 // Until the secret is taken over, its read keeps the source.
                 let taken = self.take_secret(at, id, with, fetched, fx);
                 self.fetch_is_over(id);
-                let again = taken == Taken::TokenWasOver
+                let again = taken == Taken::CameTooLate
                     && self.start_fetch(at, id, minting, Urgency::Reader, fx).is_none();
                 if !again {
                     self.wake_waiters_of_source(at, id, Start::No, fx);

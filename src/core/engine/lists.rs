@@ -12,7 +12,7 @@ use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::LoginState;
 use crate::core::listing::{Keys, Listing};
-use crate::core::name::{Ino, RequestId, SourceId, Ticket, VaultPath};
+use crate::core::name::{Ino, RequestId, SourceId, Ticket, TokenId, VaultPath};
 use crate::core::source::Body;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Node, TreeDirectory};
@@ -24,6 +24,8 @@ pub(super) struct List {
     fetch: ListFetch,
     pub(super) waiters: BTreeSet<Ticket>,
     failure: Option<Failure>,
+    /// The token that its last request with a dead one went out with.
+    lost_with: Option<TokenId>,
 }
 
 impl List {
@@ -206,7 +208,7 @@ impl<B: Body> Engine<B> {
     }
 
     /// Notes a failure, and tells the operator unless it is the one that he was just told. Whether the list is
-    /// asked for again: those who wait get what the next token brings, but not twice in a row.
+    /// asked for again: those who wait get what the next token brings, but not twice in a row, as with secrets.
     fn list_failed(
         &mut self,
         at: Moment,
@@ -220,12 +222,15 @@ impl<B: Body> Engine<B> {
         if fault == Fault::TokenLost {
             self.lose_token(at, with, Loss::Told, fx);
         }
-        let known = self.lists.get_mut(&ino).and_then(|list| list.failure.replace(failure.clone()));
+        let Some(list) = self.lists.get_mut(&ino) else { return false };
+        let known = list.failure.replace(failure.clone());
+        let newer = if fault == Fault::TokenLost { list.lost_with.replace(with.token) } else { None };
         if known.as_ref().is_none_or(|known| known.fault != fault) {
             fx.push(Effect::Report(Report::ListFailed { prefix: directory.path.clone(), failure }));
         }
         fault == Fault::TokenLost
-            && known.is_none_or(|known| known.fault != Fault::TokenLost)
+            && (known.is_none_or(|known| known.fault != Fault::TokenLost)
+                || newer.is_some_and(|newer| with.token < newer))
             && self.start_list(at, ino, directory, fx) == Demand::Waiting
     }
 

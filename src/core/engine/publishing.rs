@@ -20,8 +20,9 @@ use crate::core::time::{BootTime, Moment};
 pub(super) enum Taken {
     /// It is shown, or can't be.
     Settled,
-    /// Its token was over before it arrived, for the first time: the next one may bring it.
-    TokenWasOver,
+    /// It is worth another try, since this was the first one: its token was over before it arrived, or what costs
+    /// nothing to read was so long on its way that it is too old.
+    CameTooLate,
 }
 
 impl<B: Body> Engine<B> {
@@ -68,10 +69,10 @@ impl<B: Body> Engine<B> {
         }
         if at.now >= end {
             let first = self.sources.get(&id).is_some_and(|source| source.failures == 0);
-            let token_was_over = first && at.now < generation.end;
+            let came_too_late = first && (at.now < generation.end || generation.is_free());
             let reason = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
             self.reject(at, id, generation, Failure::new(Fault::Unusable, reason), fx);
-            return if token_was_over { Taken::TokenWasOver } else { Taken::Settled };
+            return if came_too_late { Taken::CameTooLate } else { Taken::Settled };
         }
         let current = self.sources.get(&id).and_then(|source| source.current.as_ref());
         let unchanged = current
