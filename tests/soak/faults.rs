@@ -85,7 +85,8 @@ impl Fault {
         matches!(self, Fault::Killed | Fault::Upgraded | Fault::KilledWhileFrozen)
     }
 
-    fn sky(self) -> Sky {
+    /// Its name, and what programs may be told.
+    pub fn sky(self) -> Sky {
         match self {
             Fault::Killed => ("the server killed", NOTHING),
             Fault::Upgraded => ("the server upgraded", NOTHING),

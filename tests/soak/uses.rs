@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::faults::Fault;
 use crate::scene::{CHANGING, READ_TIMEOUT, ROLES, Scene, TOO_OLD, TREE, branch, leaf, name};
 use crate::support::load::Load;
 use crate::support::mount::leasefs;
-use crate::support::weather::Use;
+use crate::support::weather::{Use, Weather};
 
 /// Longer than any call takes: it waits for Vault for no longer than its time-out, and for a successor.
 const BOUND: Duration = Duration::from_secs(READ_TIMEOUT.as_secs() + 4);
@@ -64,11 +65,14 @@ fn pause(milliseconds: u64) -> Duration {
 }
 
 /// Does what is one system call, or few of which one at most may wait.
-fn bounded<T>(what: &str, call: impl FnOnce() -> T) -> Result<T, String> {
+fn bounded<T>(weather: &Weather, what: &str, call: impl FnOnce() -> T) -> Result<T, String> {
     let began = Instant::now();
     let outcome = call();
     let took = began.elapsed();
-    if took < BOUND { Ok(outcome) } else { Err(format!("{what} took {took:?}")) }
+    // A call that waits for Vault when its server is killed waits for it anew with the next one.
+    let waits_twice = weather.was(Fault::KilledWhileFrozen.sky(), began);
+    let bound = if waits_twice { BOUND + READ_TIMEOUT } else { BOUND };
+    if took < bound { Ok(outcome) } else { Err(format!("{what} took {took:?}")) }
 }
 
 fn opens_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> {
@@ -76,7 +80,7 @@ fn opens_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> 
     move || {
         let index = fastrand::usize(..CHANGING);
         let began = Instant::now();
-        match bounded("open, read and close", || fs::read(root.join(format!("kv/{index}"))))? {
+        match bounded(&weather, "open, read and close", || fs::read(root.join(format!("kv/{index}"))))? {
             Ok(found) => changing[index].judge(&found, began, TOO_OLD).map(drop),
             // Between the open and the read there is time enough to end.
             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
@@ -105,7 +109,7 @@ fn holds_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> 
             held[index] = None;
         }
         if let Some(Held { file, version, since }) = held[index].take() {
-            match bounded("read", || read(&file))? {
+            match bounded(&weather, "read", || read(&file))? {
                 Ok(found) => {
                     let shown = timeline.judge(&found, began, TOO_OLD)?;
                     if shown != version {
@@ -121,7 +125,7 @@ fn holds_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> 
                 Err(error) => weather.judge(Use::HeldKv, since, &error)?,
             }
         }
-        let opened = bounded("open", || File::open(root.join(format!("kv/{index}"))))?;
+        let opened = bounded(&weather, "open", || File::open(root.join(format!("kv/{index}"))))?;
         let (file, found) = match opened.map(|file| (read(&file), file)) {
             Err(error) => return weather.judge(Use::Kv, began, &error),
             Ok((Err(error), _)) => return weather.judge(Use::HeldKv, began, &error),
@@ -139,7 +143,7 @@ fn maps_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> {
     move || {
         let index = fastrand::usize(..CHANGING);
         let began = Instant::now();
-        match bounded("map", || mapper.map(&root.join(format!("kv/{index}"))))? {
+        match bounded(&weather, "map", || mapper.map(&root.join(format!("kv/{index}"))))? {
             Ok(found) => changing[index].judge_mapped(&found, began, TOO_OLD),
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
                 // A page that can't be filled: as a read of an open file that has ended.
@@ -155,7 +159,7 @@ fn measures_kv(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use
     move || {
         let index = fastrand::usize(..CHANGING);
         let began = Instant::now();
-        match bounded("stat", || fs::metadata(root.join(format!("kv/{index}"))))? {
+        match bounded(&weather, "stat", || fs::metadata(root.join(format!("kv/{index}"))))? {
             // A locked file can be looked at; how much is in it is not told.
             Ok(found) if found.len() == 0 => {
                 weather.judge(Use::Kv, began, &io::Error::from_raw_os_error(libc::EACCES))
@@ -186,7 +190,7 @@ fn reads_the_tree(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + 
     move || {
         let index = fastrand::usize(..TREE);
         let began = Instant::now();
-        match bounded("open, read and close", || fs::read(root.join(branch(index)).join("key")))? {
+        match bounded(&weather, "open, read and close", || fs::read(root.join(branch(index)).join("key")))? {
             Ok(found) if found == leaf(index).as_bytes() => Ok(()),
             Ok(found) => {
                 Err(format!("WRONG BYTES in {}: {:?}", branch(index), String::from_utf8_lossy(&found)))
@@ -205,8 +209,9 @@ fn lists_the_tree(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + 
         let folder = fastrand::usize(..TREE / 5);
         let began = Instant::now();
         let path = root.join(format!("folder-{folder}"));
-        let listed =
-            bounded("list", || fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>))?;
+        let listed = bounded(&weather, "list", || {
+            fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        })?;
         let mut names: Vec<String> = match listed {
             Ok(entries) => {
                 entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -226,14 +231,14 @@ fn logs_in(scene: &Scene, role: &'static str) -> impl FnMut() -> Result<(), Stri
     let path = root.join(role).join("both");
     move || {
         let began = Instant::now();
-        let file = match bounded("open", || File::open(&path))? {
+        let file = match bounded(&weather, "open", || File::open(&path))? {
             Ok(file) => file,
             Err(error) => return weather.judge(Use::Credential, began, &error),
         };
-        let Ok(found) = bounded("read", || read(&file))? else { return Ok(()) };
+        let Ok(found) = bounded(&weather, "read", || read(&file))? else { return Ok(()) };
         let (user, password) = credential(&found, role)?;
         let refused = world.postgres.try_query(&user, &password, "select 1").err();
-        let valid = bounded("read", || read(&file))?.is_ok_and(|again| again == found);
+        let valid = bounded(&weather, "read", || read(&file))?.is_ok_and(|again| again == found);
         match refused {
             Some(why) if valid && !weather.was_bad_for(Use::HeldCredential, began) => {
                 Err(format!("{user} can be read and is refused: {why}"))
@@ -253,7 +258,7 @@ fn holds_a_credential(
     move || {
         let began = Instant::now();
         if let Some((file, text, since)) = held.take() {
-            match bounded("read", || read(&file))? {
+            match bounded(&weather, "read", || read(&file))? {
                 Ok(found) if found == text => {
                     held = Some((file, text, since));
                     return Ok(());
@@ -275,7 +280,7 @@ fn holds_a_credential(
                 Err(error) => weather.judge(Use::HeldCredential, since, &error)?,
             }
         }
-        match bounded("open", || File::open(&path))?.map(|file| (read(&file), file)) {
+        match bounded(&weather, "open", || File::open(&path))?.map(|file| (read(&file), file)) {
             Err(error) => weather.judge(Use::Credential, began, &error),
             Ok((Err(error), _)) => weather.judge(Use::HeldCredential, began, &error),
             Ok((Ok(found), file)) => {
@@ -301,9 +306,10 @@ fn credential(found: &[u8], role: &str) -> Result<(String, String), String> {
 
 /// Commands are answered whatever happens.
 fn asks(scene: &Scene) -> impl FnMut() -> Result<(), String> + Send + use<> {
-    let root = scene.mount.root();
+    let (root, weather) = (scene.mount.root(), Arc::clone(&scene.weather));
     move || {
-        let output = bounded("status", || leasefs().arg("status").arg("--json").arg(&root).output())?;
+        let output =
+            bounded(&weather, "status", || leasefs().arg("status").arg("--json").arg(&root).output())?;
         let output = output.map_err(|error| error.to_string())?;
         if output.status.success() {
             return Ok(());

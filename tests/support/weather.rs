@@ -86,6 +86,13 @@ impl Weather {
         self.inner().spells.iter().any(bad)
     }
 
+    /// Whether this fault has been there since then.
+    pub fn was(&self, sky: Sky, since: Instant) -> bool {
+        let inner = self.inner();
+        let mut those = inner.spells.iter().filter(|spell| spell.sky.0 == sky.0);
+        those.any(|spell| spell.until.is_none_or(|until| since <= until))
+    }
+
     /// How often which fault came.
     pub fn counts(&self) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();
