@@ -99,7 +99,9 @@ fn nothing_is_left_of_faults_and_restarts_under_load() {
     assert_eq!(after.in_vault, before.in_vault, "{}", scene.log());
     assert_eq!((after.names, &after.readers), (before.names, &before.readers), "{}", scene.log());
     for (now, then) in [(after.server, before.server), (after.keeper, before.keeper)] {
-        assert_eq!((now.descriptors, now.threads), (then.descriptors, then.threads), "{}", scene.log());
+        assert_eq!(now.descriptors, then.descriptors, "{}", scene.log());
+        // The runtime keeps one for what blocks, for ten seconds.
+        assert!(now.threads <= then.threads + 1, "{now:?} was {then:?}");
         assert!(now.resident <= then.resident + NOISE, "{now:?} was {then:?}");
     }
     watched.assert_flat();
