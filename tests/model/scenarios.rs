@@ -172,13 +172,18 @@ fn a_reader_gets_what_the_next_token_brings_though_two_have_died_together() {
 
 #[test]
 fn what_was_too_long_on_its_way_is_read_again() {
-    let mut world = world();
+    // What arrives is good for two seconds, and a caller waits for five.
+    let policy = SourcePolicy { max_age: S, grace: S, ..DEFAULT };
+    let mut world = world_with(policy, [100 * S, HOUR], [1000 * HOUR, 1000 * HOUR], 1 << 20);
     let ino = ino(&mut world, "weather.json");
-    // Longer than what arrives is good for.
-    world.weather = Weather::Slow(200 * S, S);
+    // What failed before, for another reason, says nothing of it.
+    world.vault.down = Some(Fault::Unreachable);
+    assert_eq!(try_open_ino(&mut world, ino), Err(FsError::VaultDown));
+    world.vault.down = None;
+    world.weather = Weather::Slow(2 * S, S);
     let Outcome::Wait(ticket) = world.open(0, ino) else { panic!("nothing is there") };
     world.weather = Weather::Fair;
-    world.pass(201 * S);
+    world.pass(4 * S);
     let answer = world.answers.get(&ticket).cloned();
     assert!(matches!(answer, Some(Ok(Answer::Opened(_)))), "{answer:?}");
 }

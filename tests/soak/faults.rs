@@ -42,6 +42,14 @@ const AWAY: &[(Use, &[i32])] = &[
     (Use::HeldCredential, &[ESTALE]),
 ];
 
+/// As [`AWAY`]; what was asked for comes all the same, later than a short lease lasts, and can't be used.
+const FROZEN: &[(Use, &[i32])] = &[
+    (Use::Kv, &[ETIMEDOUT, EHOSTDOWN]),
+    (Use::Credential, &[ETIMEDOUT, EHOSTDOWN, EIO]),
+    (Use::HeldKv, &[ESTALE]),
+    (Use::HeldCredential, &[ESTALE]),
+];
+
 /// The database can't make, extend or end accounts; KV does not notice.
 const NO_DATABASE: &[(Use, &[i32])] =
     &[(Use::Credential, &[EIO, ETIMEDOUT]), (Use::HeldCredential, &[ESTALE])];
@@ -90,8 +98,8 @@ impl Fault {
         match self {
             Fault::Killed => ("the server killed", NOTHING),
             Fault::Upgraded => ("the server upgraded", NOTHING),
-            Fault::KilledWhileFrozen => ("the server killed while OpenBao is frozen", AWAY),
-            Fault::Frozen => ("OpenBao frozen", AWAY),
+            Fault::KilledWhileFrozen => ("the server killed while OpenBao is frozen", FROZEN),
+            Fault::Frozen => ("OpenBao frozen", FROZEN),
             Fault::Slow => ("the wire slow", NOTHING),
             Fault::Cut => ("the wire cut", AWAY),
             Fault::Refused => ("connections refused", AWAY),

@@ -28,7 +28,7 @@ for line in sys.stdin:
     try:
         fd = os.open(line.rstrip("\n"), os.O_RDONLY)
         try:
-            with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapping:
+            with mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ) as mapping:
                 os.ftruncate(scratch, 0)
                 os.pwrite(scratch, mapping, 0)
         finally:

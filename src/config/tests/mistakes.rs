@@ -396,7 +396,7 @@ fn files_of_one_secret_must_agree_on_how_it_is_kept() {
 fn all_mistakes_come_out_together_in_the_order_of_the_file() {
     let said = complaints(
         "[vault]\nca_cert = '/x'\nread-timeout = 7\n[file.'../x']\nsecret = '/kv'\nmode = 600\n\
-         [mount]\nthreads = 1\nthreads = 2\n[nonsense]\n",
+         [mount]\nthreads = 9\nthreads = 2\n[nonsense]\n",
         &environment(),
     );
     let places: Vec<&str> = said.iter().map(|line| line.split(": ").next().unwrap()).collect();
