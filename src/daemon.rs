@@ -242,9 +242,12 @@ fn memory(max_memory: u64) -> (Option<OwnedFd>, Option<OwnedFd>) {
     // The server has less rights than this process, and the same limit.
     let _ = sys::privilege::lift_memory_limit();
     let size = sys::memory_lock_limit().map_or(wanted, |limit| wanted.min(limit / 2));
-    match secret_memory::create(size) {
-        Ok(state) => (Some(state), None),
-        Err(_) => (None, secret_memory::create_ordinary(secret_memory::SHARED).ok()),
+    // What no server could map is as good as none.
+    let state =
+        Some(size).filter(|size| *size >= Sealed::LEAST).and_then(|size| secret_memory::create(size).ok());
+    match state {
+        Some(state) => (Some(state), None),
+        None => (None, secret_memory::create_ordinary(secret_memory::SHARED).ok()),
     }
 }
 

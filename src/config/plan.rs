@@ -96,7 +96,7 @@ pub struct VaultPlan {
 pub struct MountSettings {
     /// Bytes of secrets and lists kept at most.
     pub max_memory: u64,
-    /// Threads that take requests from the kernel, 2 to 4.
+    /// Threads that take requests from the kernel, 1 to 4.
     pub threads: usize,
     /// How long the list of a tree's directory is good.
     pub list_max_age: Duration,

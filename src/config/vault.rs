@@ -77,8 +77,8 @@ pub(super) fn mount_settings(section: Section<'_>, environment: &Environment) ->
     let threads = section.read("threads", |found| {
         let threads = value::number(found).and_then(|number| usize::try_from(number).ok());
         threads
-            .filter(|threads| (2..=4).contains(threads))
-            .ok_or_else(|| "is no number from 2 to 4: write `threads = 2`".to_owned())
+            .filter(|threads| (1..=4).contains(threads))
+            .ok_or_else(|| "is no number from 1 to 4: write `threads = 2`".to_owned())
     });
     let list_max_age = section.read("list-max-age", |found| {
         value::duration_within("list-max-age", found, Duration::ZERO, seconds(60))

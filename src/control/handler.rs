@@ -217,6 +217,11 @@ impl<C: Clock> ServiceHandler<C> {
                 locking.refused
             ));
         }
+        if let Some(full) = self.service.unkept() {
+            losses.push(format!(
+                "no state can be kept, a restart logs in anew: {full} (RLIMIT_MEMLOCK, LimitMEMLOCK= of the service)"
+            ));
+        }
         losses
     }
 

@@ -241,6 +241,7 @@ fn source_cell<B: Body>(source: &Source<B>) -> Vec<u8> {
         replacing_since,
         lease_duration,
         usable,
+        lost_with: _,
         failures,
         not_before,
     } = source;
