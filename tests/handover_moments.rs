@@ -41,12 +41,14 @@ fn moments() {
         &world,
         &scenarios![
             a_login_on_its_way_is_done_again,
+            a_login_on_its_way_is_told_of,
             a_credential_being_minted_is_reported_and_dies_with_its_token,
             a_renewal_on_its_way_is_done_again,
             a_revocation_on_its_way_is_done_again,
             servers_killed_in_quick_succession_keep_everything,
             told_to_end_at_the_moment_of_a_kill_everything_is_given_back,
             a_kill_while_everything_is_given_back_leaves_nothing,
+            a_server_killed_while_it_is_unmounted_is_followed_by_one_that_goes_on_with_it,
             without_its_keeper_a_server_gives_everything_back_and_the_next_start_replaces_the_mount,
             where_the_kernel_cannot_send_again_nothing_hangs,
             an_upgrade_under_load_is_not_noticed,
@@ -127,6 +129,35 @@ fn a_login_on_its_way_is_done_again(world: &World) {
     world.wait_until_nothing_is_left_of("login", PATIENCE);
     // The one that nobody got lives until its end: it was never known.
     assert!(world.accessors("login").len() <= 1, "{log}");
+}
+
+fn a_login_on_its_way_is_told_of(world: &World) {
+    let scene = Scene::new(world, "lost", 600);
+    scene.proxy.trouble_for("approle/login", Trouble::Delay(WHILE));
+    let mount = scene.mount();
+    scene.wait_for_request("approle/login", 0);
+    let killed = mount.kill_server();
+    mount.wait_for_log("a login was under way when the server ended; its token, if one was issued, lives until");
+    mount.wait_for_successor(killed);
+    scene.assert_works(&mount);
+    let told = mount.status().unwrap();
+    let lost = told["lost_logins"].as_array().unwrap();
+    assert_eq!(lost.len(), 1, "{told}");
+    assert_eq!(lost[0]["identity"], "default");
+    let left = lost[0]["expires"]["in_seconds"].as_u64().unwrap();
+    assert!((3000..=3600).contains(&left), "an hour is what the role gives: {left}");
+    let root = mount.root();
+    let (_, text) = mount.command(&["status", root.to_str().unwrap()]);
+    assert!(text.contains("tokens that may live on in Vault:"), "{text}");
+    let (judged, text) = mount.command(&["status", "--check", root.to_str().unwrap()]);
+    assert_eq!(judged.code(), Some(1), "{text}");
+    assert!(text.contains("a login was under way"), "{text}");
+    // The token was issued, and is one more than those that were given back.
+    assert_eq!(world.accessors("lost").len(), 2);
+    let (ended, log) = mount.stop();
+    assert!(ended.success(), "{ended}\n{log}");
+    world.wait_until_nothing_is_left_of("lost", PATIENCE);
+    assert_eq!(world.accessors("lost").len(), 1, "{log}");
 }
 
 fn a_credential_being_minted_is_reported_and_dies_with_its_token(world: &World) {
@@ -258,6 +289,32 @@ fn a_kill_while_everything_is_given_back_leaves_nothing(world: &World) {
     let (ended, log) = (mount.wait(), mount.log());
     assert!(ended.success(), "{ended}\n{log}");
     assert!(!mount.is_mounted(), "{log}");
+    scene.assert_nothing_is_left(&log);
+}
+
+fn a_server_killed_while_it_is_unmounted_is_followed_by_one_that_goes_on_with_it(world: &World) {
+    let scene = Scene::new(world, "midway", 600);
+    let mut mount = scene.mount();
+    scene.assert_works(&mount);
+    let before = scene.proxy.count("revoke");
+    scene.proxy.trouble_for("revoke", Trouble::Delay(WHILE));
+    let root = mount.root();
+    let unmounting = thread::spawn(move || {
+        support::mount::leasefs().args(["unmount", root.to_str().unwrap()]).output().unwrap()
+    });
+    scene.wait_for_request("revoke", before);
+    mount.kill_server();
+    // Once more, while the next one gives everything back.
+    scene.wait_for_request("revoke", before + 1);
+    mount.kill_server();
+    scene.proxy.recover();
+    let output = unmounting.join().unwrap();
+    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), mount.log());
+    let (ended, log) = (mount.wait(), mount.log());
+    assert!(ended.success(), "{ended}\n{log}");
+    assert!(!mount.is_mounted(), "{log}");
+    assert!(log.contains("the server before this one had begun to"), "{log}");
+    assert_eq!(scene.proxy.count("approle/login"), 1, "{:?}", scene.proxy.requests());
     scene.assert_nothing_is_left(&log);
 }
 

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::config::Complaints;
 use crate::control::{AskError, ControlError};
-use crate::daemon::DaemonError;
+use crate::daemon::{DaemonError, SandboxError};
 use crate::fuse::mount_point::MountError;
 use crate::fuse::refusal::Refusal;
 use crate::keeper::KeeperError;
@@ -127,6 +127,12 @@ pub enum CommandError {
         /// What it said.
         said: String,
     },
+    /// A unit of systemd keeps the mount, and another user asks for it.
+    #[error("{unit} of systemd keeps this mount: run \"systemctl restart {unit}\" as root, which does the same")]
+    UnitNotAllowed {
+        /// The unit.
+        unit: String,
+    },
     /// Nobody went on with a mount.
     #[error(
         "no server has taken over {} within {seconds} seconds: look at the log of its daemon",
@@ -195,6 +201,7 @@ impl CommandError {
             CommandError::Usage(_) => Exit::Usage,
             CommandError::Config(_) | CommandError::NotAccepted { .. } => Exit::Config,
             CommandError::NoSuccessor { .. } => Exit::Temporary,
+            CommandError::UnitNotAllowed { .. } => Exit::NotAllowed,
             CommandError::Client(error) => of_client(error),
             CommandError::Mount(error) => of_mount(error),
             CommandError::Control(error) => of_control(error),
@@ -230,7 +237,12 @@ fn of_start(error: &StartError) -> Exit {
 /// What a daemon ends with.
 pub(super) fn of_daemon(error: &DaemonError) -> Exit {
     match error {
-        DaemonError::Config(_) | DaemonError::Layout(_) => Exit::Config,
+        DaemonError::Config(_)
+        | DaemonError::Layout(_)
+        | DaemonError::CredentialShut { .. }
+        | DaemonError::Sandbox(SandboxError::NotRoot { .. }) => Exit::Config,
+        DaemonError::ServerUserWithoutRoot => Exit::NotAllowed,
+        DaemonError::NotRestarted { .. } => Exit::Unavailable,
         DaemonError::Client(error) => of_client(error),
         DaemonError::Mount(error) => of_mount(error),
         DaemonError::Control(error) => of_control(error),
@@ -243,7 +255,12 @@ pub(super) fn of_daemon(error: &DaemonError) -> Exit {
         DaemonError::Keeper(KeeperError::GivenUp { .. }) | DaemonError::Record { .. } => Exit::Internal,
         DaemonError::Keeper(KeeperError::Mount(error)) => of_mount(error),
         DaemonError::Keeper(KeeperError::System { .. })
-        | DaemonError::Sandbox(_)
+        | DaemonError::Sandbox(
+            SandboxError::Threads { .. }
+            | SandboxError::System { .. }
+            | SandboxError::Landlock { .. }
+            | SandboxError::Seccomp { .. },
+        )
         | DaemonError::System { .. }
         | DaemonError::Broken { .. } => Exit::System,
     }

@@ -76,6 +76,11 @@ impl Verdict {
             let (id, left) = (clean(&lease.lease), span(lease.expires.in_seconds));
             (Severity::Warning, format!("lease {id} could not be revoked and lives for {left}"))
         }));
+        findings.extend(report.lost_logins.iter().map(|lost| {
+            let (who, why) = (clean(&lost.identity), clean(&lost.reason));
+            let left = lost.expires.as_ref().map(|end| format!(", at most {}", span(end.in_seconds)));
+            (Severity::Warning, format!("identity {who}: {why}{}", left.unwrap_or_default()))
+        }));
         // A stable sort: what is equally bad stays in its order.
         findings.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
         let count = |state: &str| report.files.iter().filter(|file| file.state == state).count();
