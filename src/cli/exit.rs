@@ -128,7 +128,9 @@ pub enum CommandError {
         said: String,
     },
     /// A unit of systemd keeps the mount, and another user asks for it.
-    #[error("{unit} of systemd keeps this mount: run \"systemctl restart {unit}\" as root, which does the same")]
+    #[error(
+        "{unit} of systemd keeps this mount: run \"systemctl restart {unit}\" as root, which does the same"
+    )]
     UnitNotAllowed {
         /// The unit.
         unit: String,

@@ -98,8 +98,7 @@ fn text(report: StatusReport) -> String {
     let StatusReport { mount_point, config, pid, version, started, user, .. } = &report;
     // An older server does not say.
     let user = if user.is_empty() { String::new() } else { format!(" of user {user}") };
-    let heading =
-        format!("{mount_point}: {config}, leasefs {version}, process {pid}{user}, since {started}");
+    let heading = format!("{mount_point}: {config}, leasefs {version}, process {pid}{user}, since {started}");
     let health = match report.vault.down_for_seconds {
         None => "answers".to_owned(),
         Some(seconds) => format!("has not answered for {}", span(seconds)),

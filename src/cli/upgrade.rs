@@ -9,8 +9,8 @@ use clap::Args;
 use crate::cli::daemon_of;
 use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::{clean, print};
-use crate::control::{AskError, ControlDirectory};
 use crate::control::protocol::{Ask, Reply, StatusReport};
+use crate::control::{AskError, ControlDirectory};
 use crate::daemon::unit;
 use crate::sys;
 

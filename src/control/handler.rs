@@ -10,8 +10,8 @@ use crate::control::explaining::{Lore, next_report};
 use crate::control::listener::{Farewell, Handler};
 use crate::control::lock_store::LockStore;
 use crate::control::protocol::{
-    Ask, FileReport, IdentityReport, Instant, LeaseReport, LostLoginReport, ProtectionReport, RefreshReport, RefreshedFile,
-    Refusal, Reply, RevokeReport, StatusReport, VaultReport,
+    Ask, FileReport, IdentityReport, Instant, LeaseReport, LostLoginReport, ProtectionReport, RefreshReport,
+    RefreshedFile, Refusal, Reply, RevokeReport, StatusReport, VaultReport,
 };
 use crate::core::effect::{Answer, Outcome};
 use crate::core::engine::{FileStatus, IdentityStatus, Kind, Retirement, Status};
@@ -156,7 +156,10 @@ impl<C: Clock> ServiceHandler<C> {
             locks: self.lock_reports(),
             memory,
             unrevoked: refused.into_iter().map(|one| self.lease_report(one, &times)).collect(),
-            lost_logins: lost_logins.into_iter().map(|(id, lost)| self.lost_login(id, lost, &times)).collect(),
+            lost_logins: lost_logins
+                .into_iter()
+                .map(|(id, lost)| self.lost_login(id, lost, &times))
+                .collect(),
             losses: self.losses(),
             program: self.info.program.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             unit: self.info.unit.clone().unwrap_or_default(),

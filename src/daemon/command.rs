@@ -17,9 +17,7 @@ use crate::daemon::ground::{Calls, Ground};
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::Heritage;
 use crate::daemon::stand::Stand;
-use crate::daemon::{
-    DaemonError, check_server_user, end_on_panic, layout, locked_in_part, runtime, system,
-};
+use crate::daemon::{DaemonError, check_server_user, end_on_panic, layout, locked_in_part, runtime, system};
 use crate::driver::Service;
 use crate::driver::clock::SystemClock;
 use crate::fuse::kept::Unanswered;

@@ -226,7 +226,10 @@ mod tests {
     fn a_unit_is_told_by_its_control_group() {
         for (groups, unit) in [
             ("0::/system.slice/system-leasefs.slice/leasefs@agent.service\n", Some("leasefs@agent.service")),
-            ("4:cpu:/a.service\n1:name=systemd:/system.slice/leasefs@a:b.service\n", Some("leasefs@a:b.service")),
+            (
+                "4:cpu:/a.service\n1:name=systemd:/system.slice/leasefs@a:b.service\n",
+                Some("leasefs@a:b.service"),
+            ),
             ("0::/user.slice/user-0.slice/session-1.scope\n", None),
             ("0::/\n", None),
             ("", None),

@@ -320,7 +320,9 @@ fn a_login_under_way_is_told_of_until_its_token_must_be_over() {
     let mut world = World::new(layout, crate::layout::vault((HOUR, HOUR), (HOUR, HOUR)), 1);
     let lost = |world: &World| -> Vec<_> {
         let lost = world.engine.status(world.now).lost_logins;
-        lost.into_iter().map(|(identity, lost)| (identity, lost.expires.map(|end| end.since(world.now)))).collect()
+        lost.into_iter()
+            .map(|(identity, lost)| (identity, lost.expires.map(|end| end.since(world.now))))
+            .collect()
     };
     world.weather = Weather::Slow(10 * HOUR, S);
     world.start();
@@ -376,7 +378,11 @@ fn a_successor_goes_on_to_stop_whatever_its_predecessor_had_come_to() {
         world.handover();
         let settlement = world.stop();
         let is_owed = settlement.leases.iter().any(|debt| debt.lease == lease);
-        assert_ne!(is_owed, !world.vault.lease_lives(world.now, &lease), "it is given back, or is going to be");
+        assert_ne!(
+            is_owed,
+            !world.vault.lease_lives(world.now, &lease),
+            "it is given back, or is going to be"
+        );
         assert_eq!(settlement.tokens.len(), 1, "{settlement:?}");
         assert_eq!((count(&world, is_log_in), reads(&world)), (logins, fetched));
         assert_eq!(read(&world, handle), Err(FsError::GenerationEnded));
