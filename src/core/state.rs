@@ -338,7 +338,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-fn is_empty(list: &Cow<'_, [LostLogin]>) -> bool {
+fn is_empty(list: &[LostLogin]) -> bool {
     list.is_empty()
 }
 
