@@ -256,7 +256,11 @@ mod tests {
                 expires: end(30),
                 reason: "denied".to_owned(),
             }],
-            lost_logins: Vec::new(),
+            lost_logins: vec![LostLoginReport {
+                identity: "default".to_owned(),
+                expires: Some(end(3600)),
+                reason: "the server ended".to_owned(),
+            }],
             program: String::new(),
             unit: String::new(),
             user: "root".to_owned(),
@@ -278,7 +282,7 @@ mod tests {
         assert_eq!(
             text(report()),
             "\
-/run/leasefs/agent: /etc/leasefs/agent.toml, leasefs 0.1.0, process 7, since 2026-01-02T03:04:05Z
+/run/leasefs/agent: /etc/leasefs/agent.toml, leasefs 0.1.0, process 7 of user root, since 2026-01-02T03:04:05Z
 
 NAME         STATE           SIZE  VERSION  EXPIRES  READERS  LEASE      ERROR
 db/password  live, required  20             1m       2        …01234567  it [31m broke
@@ -300,6 +304,10 @@ lacking here: mmap of files (Linux 6.6)
 leases that live on in Vault:
 LEASE                 ENDS IN  WHY
 database/creds/a/old  30s      denied
+
+tokens that may live on in Vault:
+IDENTITY  ENDS IN  WHY
+default   1h       the server ended
 "
         );
     }
