@@ -127,6 +127,14 @@ pub enum CommandError {
         /// What it said.
         said: String,
     },
+    /// A new configuration is not in force.
+    #[error("{} was not reloaded, and goes on with the configuration that it has:\n{why}", mount_point.display())]
+    NotReloaded {
+        /// The mount point.
+        mount_point: PathBuf,
+        /// What is wrong with the new one.
+        why: String,
+    },
     /// Nobody went on with a mount.
     #[error(
         "no server has taken over {} within {seconds} seconds: look at the log of its daemon",
@@ -193,7 +201,9 @@ impl CommandError {
     pub fn exit(&self) -> Exit {
         match self {
             CommandError::Usage(_) => Exit::Usage,
-            CommandError::Config(_) | CommandError::NotAccepted { .. } => Exit::Config,
+            CommandError::Config(_)
+            | CommandError::NotAccepted { .. }
+            | CommandError::NotReloaded { .. } => Exit::Config,
             CommandError::NoSuccessor { .. } => Exit::Temporary,
             CommandError::Client(error) => of_client(error),
             CommandError::Mount(error) => of_mount(error),

@@ -15,6 +15,7 @@ pub mod mount;
 mod mount_helper;
 mod output;
 pub mod refresh;
+pub mod reload;
 pub mod revoke;
 pub mod run;
 pub mod serve;
@@ -75,6 +76,8 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// Waits until a mount serves and files can be read
     Wait(wait::WaitArgs),
+    /// Lets a mount go on with its configuration as it is now
+    Reload(reload::ReloadArgs),
     /// Lets the binary that is installed now go on with a mount
     Upgrade(upgrade::UpgradeArgs),
     /// Revokes every lease of a mount and takes it away
@@ -149,6 +152,7 @@ fn run(command: &Command, level: &str) -> Result<ExitCode, CommandError> {
         Command::Unlock(args) => lock::unlock(args),
         Command::Explain(args) => explain::run(args),
         Command::Wait(args) => wait::run(args),
+        Command::Reload(args) => reload::run(args),
         Command::Upgrade(args) => upgrade::run(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),

@@ -9,6 +9,7 @@ use clap::Args;
 use crate::cli::daemon_of;
 use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::{clean, print};
+use crate::cli::reload::in_force;
 use crate::control::AskError;
 use crate::control::protocol::{Ask, Reply, StatusReport};
 use crate::sys;
@@ -60,6 +61,7 @@ pub fn run(args: &UpgradeArgs) -> Result<Exit, CommandError> {
         clean(&new.version),
         new.pid
     ))?;
+    in_force(new.reload, mount_point)?;
     Ok(Exit::Ok)
 }
 
@@ -84,7 +86,10 @@ fn accepts(program: &Path, old: &StatusReport) -> Result<(), CommandError> {
 }
 
 /// Waits until another process answers.
-fn successor_of(old: &StatusReport, mount_point: &Path) -> Result<StatusReport, CommandError> {
+///
+/// # Errors
+/// [`CommandError::NoSuccessor`].
+pub(super) fn successor_of(old: &StatusReport, mount_point: &Path) -> Result<StatusReport, CommandError> {
     let deadline = sys::boot_time() + PATIENCE;
     loop {
         let status = daemon_of::status(Some(mount_point));

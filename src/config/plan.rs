@@ -190,6 +190,18 @@ pub enum Method {
     },
 }
 
+impl Method {
+    /// Where it finds what it logs in with.
+    pub fn credentials(&self) -> Vec<&CredentialSource> {
+        match self {
+            Method::Token { token } => vec![token],
+            Method::AppRole { role_id, secret_id, .. } => {
+                [role_id].into_iter().chain(secret_id.as_ref()).collect()
+            }
+        }
+    }
+}
+
 /// Where a credential is found when it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialSource {

@@ -1,7 +1,7 @@
 //! What is served: everything that was checked before, and the course from the first answer to the last.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
@@ -15,13 +15,15 @@ use crate::core::time::UnixTime;
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::Heritage;
 use crate::daemon::lore::PlanLore;
+use crate::daemon::record::{Book, Order};
 use crate::daemon::stand::{Served, Stand};
+use crate::daemon::trial::Login;
 use crate::daemon::{DaemonError, driver_settings, layout, reload, system};
 use crate::driver::clock::SystemClock;
 use crate::driver::{Driver, Service, Unrevoked};
 use crate::fuse::adapter::{Adapter, Wiring};
 use crate::fuse::mount_point::MountPoint;
-use crate::fuse::session::MountOptions;
+use crate::fuse::session::{MountOptions, SessionEnd};
 use crate::keeper::Word;
 use crate::sandbox::{Entry, Protections, State};
 use crate::sys::{self, BootTimer};
@@ -52,6 +54,8 @@ pub(super) struct Ground {
     protections: Arc<Protections>,
     /// What the next server is started from, if there is somebody who starts it.
     program: Option<PathBuf>,
+    /// What is written down for those who come, and whether identities log in.
+    record: Option<(Arc<Mutex<Book>>, Login)>,
 }
 
 /// How a server ended.
@@ -63,11 +67,11 @@ pub enum Ended {
     HandedOver,
 }
 
-/// What makes a server end, or log in anew.
+/// What makes a server end.
 pub(super) struct Calls<T> {
     /// Ends it; says who wants that.
     pub told: T,
-    /// With each one every identity logs in anew.
+    /// The next server reads the configuration, and every identity logs in anew.
     pub hangup: Option<Signal>,
 }
 
@@ -101,8 +105,8 @@ impl Ground {
     ) -> Result<Ground, DaemonError> {
         let client = Client::new(&plan.vault, &plan.identities)?;
         let protections = Arc::default();
-        let program = None;
-        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections, program })
+        let (program, record) = (None, None);
+        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections, program, record })
     }
 
     /// This process has given that up.
@@ -113,6 +117,11 @@ impl Ground {
     /// The next server will be started from this binary, too.
     pub(super) fn started_from(self, program: Option<PathBuf>) -> Ground {
         Ground { program, ..self }
+    }
+
+    /// There is a book for those who come.
+    pub(super) fn recorded(self, book: Arc<Mutex<Book>>, login: Login) -> Ground {
+        Ground { record: Some((book, login)), ..self }
     }
 
     /// Where it is, or will be.
@@ -130,8 +139,18 @@ impl Ground {
         herald: Arc<Herald>,
         announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
     ) -> Result<Ended, DaemonError> {
-        let Ground { plan, config, stand, client, heritage, mounted, mut losses, protections, program } =
-            self;
+        let Ground {
+            plan,
+            config,
+            stand,
+            client,
+            heritage,
+            mounted,
+            mut losses,
+            protections,
+            program,
+            record,
+        } = self;
         let Heritage { mut engine, seal, requests, inheritance } = heritage;
         let Calls { told, mut hangup } = calls;
         engine.restore_locks(locks.load()?);
@@ -144,6 +163,12 @@ impl Ground {
             // Nobody listens any more when the end was asked for.
             let _ = tell_end.send(end);
         })?;
+        let (book, login) = record.map_or((None, Login::AsItIs), |(book, login)| (Some(book), login));
+        let in_book = book.as_ref().map(|book| {
+            let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
+            book.accept(sys::unix_time());
+            (book.record.fixed, book.record.reload.clone())
+        });
         for request in failed {
             service.call(|engine, at| ((), engine.failed(at, request)));
         }
@@ -163,8 +188,10 @@ impl Ground {
             service: service.clone(),
             info: MountInfo {
                 program,
+                fixed: in_book.as_ref().map(|(fixed, _)| reload::fixed_report(fixed)),
                 ..mount_info(&plan, config, served.path(), mounted, losses, &protections)
             },
+            reload: Mutex::new(in_book.and_then(|(_, last)| last).map(reload::report)),
             lore,
             locks: tokio::sync::Mutex::new(locks),
             ends,
@@ -172,37 +199,54 @@ impl Ground {
         };
         let answering = listener.map(|listener| tokio::spawn(listener.serve(handler)));
         herald.say(&Word::Serves);
+        if login == Login::Anew {
+            reload::log_in_anew(&service);
+        }
         let announcing = tokio::spawn(announce(service.clone(), served.path()));
         let guarding = tokio::spawn(watch_over(service.clone(), Arc::clone(&herald)));
         let terminal = reload::Terminal::find();
         tokio::pin!(told);
         let end = loop {
             tokio::select! {
-                who = &mut told => { tracing::info!("stopping: {who}"); break None }
+                who = &mut told => { tracing::info!("stopping: {who}"); break End::Mount(None) }
                 Some(farewell) = asked.recv() => match farewell {
                     Farewell::Nothing => {
                         tracing::info!("stopping: asked by `leasefs unmount`");
-                        break None;
+                        break End::Mount(None);
                     }
-                    Farewell::Everything => {
-                        hand_over(&service, &herald).await;
-                        return Ok(Ended::HandedOver);
-                    }
+                    Farewell::Everything => break End::Successor(Some(Order::Reread)),
+                    Farewell::Reload => break End::Successor(Some(Order::Reload)),
                 },
-                end = session_end.recv() => break end,
+                end = session_end.recv() => break End::Mount(end),
                 path = replaced(&protections), if successor == Successor::Comes => {
                     tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
-                    hand_over(&service, &herald).await;
-                    return Ok(Ended::HandedOver);
+                    break End::Successor(None);
                 }
                 () = reload::hung_up(&mut hangup) => {
                     if terminal.is_gone() {
                         tracing::info!("stopping: the terminal was closed");
-                        break None;
+                        break End::Mount(None);
                     }
-                    let reload = reload::log_in_anew(service.clone(), announcing.abort_handle(), Arc::clone(&herald));
-                    tokio::spawn(reload);
+                    break End::Successor(Some(Order::Reload));
                 }
+            }
+        };
+        let end = match end {
+            End::Mount(end) => end,
+            End::Successor(order) => {
+                if order == Some(Order::Reload) {
+                    tracing::info!("reloading: the next server reads the configuration, and every identity logs in");
+                    // Systemd waits for whoever has said this; and it listens to the keeper, which stays.
+                    if announcing.is_finished() && herald.is_of_a_keeper() {
+                        reload::tell_reloading(&herald);
+                    }
+                }
+                hand_over(&service).await;
+                if let (Some(book), Some(order)) = (&book, order) {
+                    book.lock().unwrap_or_else(PoisonError::into_inner).leave(order);
+                }
+                herald.say(&Word::HandOver);
+                return Ok(Ended::HandedOver);
             }
         };
         announcing.abort();
@@ -244,14 +288,21 @@ async fn replaced(protections: &Protections) -> PathBuf {
     }
 }
 
-/// Waits for a moment in which nothing is being minted, so that nothing is lost, and says that the server ends.
-async fn hand_over(service: &Service<SystemClock>, herald: &Herald) {
+/// What comes when a server ends.
+enum End {
+    /// Nothing: all is given back. How the session ended, if it did.
+    Mount(Option<SessionEnd>),
+    /// A successor, which is to do this.
+    Successor(Option<Order>),
+}
+
+/// Waits for a moment in which nothing is being minted, so that nothing is lost.
+async fn hand_over(service: &Service<SystemClock>) {
     tracing::info!("the next server takes over");
     let deadline = tokio::time::Instant::now() + CALM_PATIENCE;
     while tokio::time::Instant::now() < deadline && !service.look(|engine, _| engine.is_calm()) {
         tokio::time::sleep(CALM_LOOK).await;
     }
-    herald.say(&Word::HandOver);
 }
 
 fn mount_info(
@@ -272,6 +323,7 @@ fn mount_info(
         started,
         pid: std::process::id(),
         program: None,
+        fixed: None,
     }
 }
 

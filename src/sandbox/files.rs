@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::plan::{CredentialSource, Method, MountPlan};
+use crate::config::plan::{CredentialSource, MountPlan};
 use crate::sandbox::Places;
 
 /// What getaddrinfo(3) reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)), and where the modules of the name
@@ -106,13 +106,7 @@ impl Needs {
             let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
             needs.read.extend(variables.into_iter().filter_map(std::env::var_os).map(PathBuf::from));
         }
-        let credentials = plan.identities.iter().flat_map(|identity| match &identity.method {
-            Method::Token { token } => vec![token],
-            Method::AppRole { role_id, secret_id, .. } => {
-                [role_id].into_iter().chain(secret_id.as_ref()).collect()
-            }
-        });
-        for source in credentials {
+        for source in plan.identities.iter().flat_map(|identity| identity.method.credentials()) {
             match source {
                 CredentialSource::File(path) => needs.replaceable(path),
                 CredentialSource::Variable(_) | CredentialSource::Literal(_) => {}
