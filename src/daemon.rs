@@ -17,6 +17,7 @@ mod readiness;
 mod record;
 mod reload;
 mod server;
+mod stamps;
 mod stand;
 mod trial;
 pub mod unit;
@@ -37,6 +38,7 @@ use crate::core::source::LeaseSettings;
 use crate::core::time::UnixTime;
 use crate::daemon::herald::notify_systemd;
 use crate::daemon::record::Record;
+use crate::daemon::stamps::Stamps;
 use crate::driver::{self, Names};
 use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::session::{self, Kept, MountOptions};
@@ -225,7 +227,8 @@ fn prepare(source: &str, options: &Options) -> Result<Prepared, DaemonError> {
         max_memory: plan.mount.max_memory,
     };
     let owner = ((uid, gid), environment.home);
-    let record = Record::new(mount.seat(), config, owner, mounted, fixed, kept);
+    let stamps = Stamps::of(&plan);
+    let record = Record::new(mount.seat(), config, owner, mounted, fixed, (kept, stamps));
     let (state, requests) = memory(plan.mount.max_memory);
     let record = record.write().map_err(system("the mount can't be described"))?;
     let papers = Papers { record, state, requests };

@@ -304,8 +304,49 @@ fn reload_takes_a_new_secret_id_and_a_wrong_one_changes_nothing(host: &Host) {
     let anew = || host.world.accessors("reload").iter().any(|one| !before.contains(one));
     eventually(PATIENCE, anew).expect("it has logged in with the new one");
     host.machine.run("cat /run/leasefs/reload/user");
+    a_reload_takes_a_new_configuration_and_a_wrong_one_fails(host);
     host.machine.run("systemctl stop leasefs@reload");
     host.is_gone("reload", "/run/leasefs/reload");
+}
+
+fn a_reload_takes_a_new_configuration_and_a_wrong_one_fails(host: &Host) {
+    let machine = &host.machine;
+    let read = |name: &str| machine.try_run(&format!("cat /run/leasefs/reload/{name}"));
+    let user = read("user");
+    let good = machine.run("cat /etc/leasefs/reload.toml");
+    let server = machine.property("leasefs@reload", "MainPID");
+    for (wrong, fragment) in [
+        ("[file.user\n".to_owned(), "is not TOML"),
+        (format!("{good}[mount]\nallow-other = false\n"), "who may reach a mount is settled when it is made"),
+    ] {
+        machine.write("/etc/leasefs/reload.toml", &wrong);
+        let (code, _) = machine.try_run("systemctl reload leasefs@reload");
+        assert_eq!(code, 1, "it says that it failed");
+        let journal = machine.run("journalctl --no-pager --unit leasefs@reload");
+        assert!(journal.contains(fragment), "{journal}");
+        let status = machine.run("leasefs status reload");
+        assert!(
+            status.contains("an older configuration is in force") && status.contains(fragment),
+            "{status}"
+        );
+        assert_eq!(machine.property("leasefs@reload", "ActiveState"), "active");
+        assert_eq!(machine.property("leasefs@reload", "MainPID"), server, "nothing has moved");
+        assert_eq!(read("user"), user);
+    }
+    // A server that dies has what was in force, though the disk has something else.
+    machine.run("systemctl kill --kill-who=main --signal=KILL leasefs@reload");
+    assert_eq!(read("user"), user);
+    let more = good.clone() + "[file.more]\nsecret = \"database/creds/reload#password\"\n";
+    machine.write("/etc/leasefs/reload.toml", &more);
+    assert_ne!(read("more").0, 0);
+    let active = || machine.property("leasefs@reload", "ActiveState") == "active";
+    eventually(PATIENCE, active).expect("the next server is there");
+    machine.run("exec 3</run/leasefs/reload/user; systemctl reload leasefs@reload; cat <&3");
+    assert_eq!(read("more").0, 0, "it is there as soon as the reload is over: {}", machine.journal());
+    eventually(PATIENCE, active).expect("the next server is there");
+    let status = machine.run("leasefs status reload");
+    assert!(!status.contains("an older configuration"), "{status}");
+    assert_eq!(host.world.accessors("reload").len(), 1, "nobody has replaced a credential");
 }
 
 fn credentials_come_encrypted_from_the_store(host: &Host) {

@@ -201,9 +201,9 @@ impl CommandError {
     pub fn exit(&self) -> Exit {
         match self {
             CommandError::Usage(_) => Exit::Usage,
-            CommandError::Config(_)
-            | CommandError::NotAccepted { .. }
-            | CommandError::NotReloaded { .. } => Exit::Config,
+            CommandError::Config(_) | CommandError::NotAccepted { .. } | CommandError::NotReloaded { .. } => {
+                Exit::Config
+            }
             CommandError::NoSuccessor { .. } => Exit::Temporary,
             CommandError::Client(error) => of_client(error),
             CommandError::Mount(error) => of_mount(error),

@@ -9,7 +9,7 @@ use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::{clean, print};
 use crate::cli::upgrade::successor_of;
 use crate::control::AskError;
-use crate::control::protocol::{Ask, Reply, ReloadReport};
+use crate::control::protocol::{Ask, ReloadReport, Reply};
 
 /// Reads the configuration of a mount anew, and has every identity log in with what its files hold now. Files that
 /// stay keep their leases and stay open; what is gone from the configuration is revoked. A configuration that can't

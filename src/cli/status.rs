@@ -107,7 +107,9 @@ fn text(report: StatusReport) -> String {
     ];
     lines.extend(report.losses.iter().map(|loss| format!("lacking here: {loss}")));
     if let Some(ReloadReport { at, error: Some(why) }) = &report.reload {
-        lines.push(format!("an older configuration is in force, since at {at} the one on the disk could not be used:"));
+        lines.push(format!(
+            "an older configuration is in force, since at {at} the one on the disk could not be used:"
+        ));
         lines.extend(why.lines().map(|line| format!("  {line}")));
     }
     let lines: String = lines.iter().map(|line| clean(line) + "\n").collect();
@@ -302,7 +304,10 @@ database/creds/a/old  30s      denied
         let why = "the configuration can't be used:\na.toml:1: is not TOML".to_owned();
         let reload = ReloadReport { at: "2026-01-02T03:04:30Z".to_owned(), error: Some(why) };
         let text = text(StatusReport { reload: Some(reload), ..report() });
-        assert!(text.contains("since at 2026-01-02T03:04:30Z the one on the disk could not be used:\n"), "{text}");
+        assert!(
+            text.contains("since at 2026-01-02T03:04:30Z the one on the disk could not be used:\n"),
+            "{text}"
+        );
         assert!(text.contains("\n  a.toml:1: is not TOML\n"), "{text}");
         let well = ReloadReport { at: String::new(), error: None };
         let well = StatusReport { reload: Some(well), ..report() };

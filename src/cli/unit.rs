@@ -114,7 +114,9 @@ fn reload(of: &OfUnit) -> Result<(), CommandError> {
         client.ask(Ask::NotReloaded { why: error.to_string() })?;
         return Err(CommandError::NotReloaded { mount_point: options.mount_point, why: error.to_string() });
     }
-    let Reply::Reloading { pid } = client.ask(Ask::Reload)? else { return Err(AskError::OtherVersion.into()) };
+    let Reply::Reloading { pid } = client.ask(Ask::Reload)? else {
+        return Err(AskError::OtherVersion.into());
+    };
     if !wait_for_end_of(pid) {
         let seconds = PATIENCE.as_secs();
         return Err(CommandError::NoSuccessor { mount_point: options.mount_point, seconds });

@@ -277,7 +277,8 @@ impl<'a> Section<'a> {
 
 /// What to write instead of a key that does not exist.
 fn unknown(key: &str, value: &DeValue<'_>, known: &[&'static str], table: &Place) -> String {
-    let named = ["file.", "dir.", "tree.", "identity.", "grant."].iter().any(|kind| table.key.starts_with(kind));
+    let named =
+        ["file.", "dir.", "tree.", "identity.", "grant."].iter().any(|kind| table.key.starts_with(kind));
     if named && value.is_table() {
         return format!(
             "unknown table `{}`: put a name with a dot or a slash in it in quotes, such as \

@@ -53,10 +53,8 @@ impl Grant {
             words.into_iter().map(|word| word.value.to_owned()).collect()
         };
         let paths = section.list("paths", |found| environment.file_path(value::text("paths", found)?));
-        let owners = section
-            .list("owners", |found| account("owners", found, |name| environment.user(name)));
-        let groups = section
-            .list("groups", |found| account("groups", found, |name| environment.group(name)));
+        let owners = section.list("owners", |found| account("owners", found, |name| environment.user(name)));
+        let groups = section.list("groups", |found| account("groups", found, |name| environment.group(name)));
         let grant = Grant {
             place: section.place.clone(),
             identities: texts("identities"),
@@ -79,7 +77,8 @@ impl Grant {
     /// The main file's defaults as the included file inherits them: what is granted first takes the place of what
     /// is the main file's own.
     pub fn defaults(&self, of_main: &Keys) -> Keys {
-        let first = |granted: &Slot<Vec<Word<u32>>>| granted.word().and_then(|word| word.value.first().cloned());
+        let first =
+            |granted: &Slot<Vec<Word<u32>>>| granted.word().and_then(|word| word.value.first().cloned());
         let slot = |word: Option<Word<u32>>| word.map_or(Slot::Absent, Slot::Is);
         let identity = self.identities.first().cloned();
         let identity = identity.map(|value| Word { value, place: self.place.child("identities") });
@@ -95,7 +94,8 @@ impl Grant {
     /// declared.
     pub fn check(&self, entry: &Entry<'_>, own: &[String], environment: &Environment, report: &Report) {
         let Entry { name, keys, place } = entry;
-        if let Some(name) = name.filter(|name| !self.names.iter().any(|granted| covers(granted, name.as_str())))
+        if let Some(name) =
+            name.filter(|name| !self.names.iter().any(|granted| covers(granted, name.as_str())))
         {
             let granted: Vec<String> = self.names.iter().map(|name| below(name)).collect();
             self.refuse(report, place, &format!("the name {:?}", name.as_str()), &granted, "names");
@@ -118,8 +118,15 @@ impl Grant {
     pub fn check_path(&self, path: &Path, place: &Place, report: &Report) {
         let climbs = path.components().any(|component| component == Component::ParentDir);
         if climbs || !self.paths.iter().any(|granted| path.starts_with(granted)) {
-            let granted: Vec<String> = self.paths.iter().map(|path| format!("{:?}", path.display())).collect();
-            self.refuse(report, place, &format!("the file {:?}", path.display().to_string()), &granted, "paths");
+            let granted: Vec<String> =
+                self.paths.iter().map(|path| format!("{:?}", path.display())).collect();
+            self.refuse(
+                report,
+                place,
+                &format!("the file {:?}", path.display().to_string()),
+                &granted,
+                "paths",
+            );
         }
     }
 
@@ -150,7 +157,10 @@ impl Grant {
 
     /// The identity that an entry names, if it may have it.
     pub fn identity<'k>(&self, keys: &'k Keys, own: &[String]) -> Option<&'k str> {
-        keys.identity.get().filter(|name| self.identities.contains(name) || own.contains(name)).map(String::as_str)
+        keys.identity
+            .get()
+            .filter(|name| self.identities.contains(name) || own.contains(name))
+            .map(String::as_str)
     }
 
     fn check_identity(&self, keys: &Keys, own: &[String], place: &Place, report: &Report) {

@@ -52,7 +52,8 @@ pub(super) fn read(main: &Section<'_>, environment: &Environment) -> (Vec<Grant>
     if !patterns.is_written()
         && let Some((_, section)) = sections.first()
     {
-        let advice = "grants something to a file that is not included: write `include = [\"FILE\"]` at the top";
+        let advice =
+            "grants something to a file that is not included: write `include = [\"FILE\"]` at the top";
         section.complain(advice);
     }
     let grants: Vec<Grant> =

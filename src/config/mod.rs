@@ -37,9 +37,9 @@ use crate::config::entries::{Entries, Within};
 use crate::config::file::Section;
 use crate::config::grant::Grant;
 use crate::config::identity::Identities;
+use crate::config::include::Reading;
 use crate::config::keys::Keys;
 use crate::config::plan::MountPlan;
-use crate::config::include::Reading;
 use crate::config::report::Report;
 use crate::config::texts::Bounds;
 use crate::config::value::ModeOf;
@@ -159,9 +159,7 @@ fn defaults(section: Section<'_>, environment: &Environment) -> (Keys, Rule) {
 /// The text of the file, and complaints about who could have written it.
 fn read_checked(path: &Path, environment: &Environment) -> Result<(String, Vec<Complaint>), Complaints> {
     match environment.text(path, &Bounds::Named) {
-        Ok(found) => {
-            Ok((found.text, found.faults.into_iter().map(|fault| about(path, fault)).collect()))
-        }
+        Ok(found) => Ok((found.text, found.faults.into_iter().map(|fault| about(path, fault)).collect())),
         Err(message) => Err(Complaints::one(path, "", message)),
     }
 }

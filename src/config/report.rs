@@ -114,7 +114,11 @@ impl Report {
     pub fn finish(self) -> Result<Vec<String>, Complaints> {
         let mut complaints = self.gathered.complaints.take();
         complaints.sort_by_key(|complaint| *complaint.file != *self.file);
-        if complaints.is_empty() { Ok(self.gathered.warnings.take()) } else { Err(Complaints::new(complaints)) }
+        if complaints.is_empty() {
+            Ok(self.gathered.warnings.take())
+        } else {
+            Err(Complaints::new(complaints))
+        }
     }
 }
 

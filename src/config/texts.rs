@@ -144,8 +144,9 @@ impl Environment {
 
 /// Complains about a file that lies elsewhere, wherever the symlinks on its path have led.
 fn stays_inside(file: &File, directory: &Path) -> Result<(), String> {
-    let is = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
-        .map_err(|error| format!("can't be found in /proc ({error}), where it would be seen where it lies"))?;
+    let is = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| {
+        format!("can't be found in /proc ({error}), where it would be seen where it lies")
+    })?;
     let inside = directory.canonicalize().is_ok_and(|directory| is.starts_with(directory));
     if inside {
         return Ok(());
@@ -154,7 +155,8 @@ fn stays_inside(file: &File, directory: &Path) -> Result<(), String> {
 }
 
 fn found_on_disk(pattern: &Path) -> Result<Vec<PathBuf>, String> {
-    let (Some(directory), Some(wanted)) = (pattern.parent(), pattern.file_name().and_then(|name| name.to_str()))
+    let (Some(directory), Some(wanted)) =
+        (pattern.parent(), pattern.file_name().and_then(|name| name.to_str()))
     else {
         return Ok(Vec::new());
     };

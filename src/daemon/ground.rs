@@ -1,5 +1,6 @@
 //! What is served: everything that was checked before, and the course from the first answer to the last.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +12,13 @@ use crate::config::plan::MountPlan;
 use crate::control::protocol::ProtectionReport;
 use crate::control::{Farewell, Listener, LockStore, MountInfo, ServiceHandler, Successor};
 use crate::core::locks::Locks;
+use crate::core::name::IdentityId;
 use crate::core::time::UnixTime;
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::Heritage;
 use crate::daemon::lore::PlanLore;
 use crate::daemon::record::{Book, Order};
 use crate::daemon::stand::{Served, Stand};
-use crate::daemon::trial::Login;
 use crate::daemon::{DaemonError, driver_settings, layout, reload, system};
 use crate::driver::clock::SystemClock;
 use crate::driver::{Driver, Service, Unrevoked};
@@ -54,8 +55,8 @@ pub(super) struct Ground {
     protections: Arc<Protections>,
     /// What the next server is started from, if there is somebody who starts it.
     program: Option<PathBuf>,
-    /// What is written down for those who come, and whether identities log in.
-    record: Option<(Arc<Mutex<Book>>, Login)>,
+    /// What is written down for those who come, and who logs in though there may be a token.
+    record: Option<(Arc<Mutex<Book>>, BTreeSet<IdentityId>)>,
 }
 
 /// How a server ended.
@@ -120,8 +121,8 @@ impl Ground {
     }
 
     /// There is a book for those who come.
-    pub(super) fn recorded(self, book: Arc<Mutex<Book>>, login: Login) -> Ground {
-        Ground { record: Some((book, login)), ..self }
+    pub(super) fn recorded(self, book: Arc<Mutex<Book>>, anew: BTreeSet<IdentityId>) -> Ground {
+        Ground { record: Some((book, anew)), ..self }
     }
 
     /// Where it is, or will be.
@@ -163,7 +164,7 @@ impl Ground {
             // Nobody listens any more when the end was asked for.
             let _ = tell_end.send(end);
         })?;
-        let (book, login) = record.map_or((None, Login::AsItIs), |(book, login)| (Some(book), login));
+        let (book, anew) = record.map_or((None, BTreeSet::new()), |(book, anew)| (Some(book), anew));
         let in_book = book.as_ref().map(|book| {
             let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
             book.accept(sys::unix_time());
@@ -199,8 +200,8 @@ impl Ground {
         };
         let answering = listener.map(|listener| tokio::spawn(listener.serve(handler)));
         herald.say(&Word::Serves);
-        if login == Login::Anew {
-            reload::log_in_anew(&service);
+        if !anew.is_empty() {
+            reload::log_in_anew(&service, &anew);
         }
         let announcing = tokio::spawn(announce(service.clone(), served.path()));
         let guarding = tokio::spawn(watch_over(service.clone(), Arc::clone(&herald)));
@@ -235,7 +236,9 @@ impl Ground {
             End::Mount(end) => end,
             End::Successor(order) => {
                 if order == Some(Order::Reload) {
-                    tracing::info!("reloading: the next server reads the configuration, and every identity logs in");
+                    tracing::info!(
+                        "reloading: the next server reads the configuration, and looks for new credentials"
+                    );
                     // Systemd waits for whoever has said this; and it listens to the keeper, which stays.
                     if announcing.is_finished() && herald.is_of_a_keeper() {
                         reload::tell_reloading(&herald);

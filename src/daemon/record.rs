@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Kept;
 use crate::config::plan::MountPlan;
 use crate::core::time::UnixTime;
+use crate::daemon::stamps::Stamps;
 use crate::fuse::kept::Seat;
 use crate::sys::descriptors::memory_file;
 
@@ -45,6 +46,8 @@ pub(super) struct Record {
     pub fixed: Fixed,
     /// The configuration that is in force.
     pub kept: Kept,
+    /// The credential files that its identities have logged in with.
+    pub stamps: Stamps,
     /// What the next server is to do.
     pub order: Option<Order>,
     /// What became of the last order.
@@ -65,7 +68,7 @@ pub struct Fixed {
 pub(super) enum Order {
     /// To read the configuration from the disk.
     Reread,
-    /// The same, and to log in with what credential files hold now.
+    /// The same, and to log in where credential files were replaced.
     Reload,
 }
 
@@ -109,10 +112,10 @@ impl Record {
         (owner, home): ((u32, u32), Option<PathBuf>),
         mounted: UnixTime,
         fixed: Fixed,
-        kept: Kept,
+        (kept, stamps): (Kept, Stamps),
     ) -> Record {
         let (order, reload) = (None, None);
-        Record { version: VERSION, seat, config, owner, home, mounted, fixed, kept, order, reload }
+        Record { version: VERSION, seat, config, owner, home, mounted, fixed, kept, stamps, order, reload }
     }
 
     /// Writes it into a file that is nowhere but in memory.
@@ -130,7 +133,7 @@ pub(super) struct Book {
     /// What is in it. A change counts once it is written.
     pub record: Record,
     /// A configuration that this server tries, and that comes into force when it serves.
-    pub trial: Option<Kept>,
+    pub trial: Option<(Kept, Stamps)>,
 }
 
 impl Book {
@@ -178,9 +181,9 @@ impl Book {
 
     /// This server serves: what it has tried is in force.
     pub(super) fn accept(&mut self, at: UnixTime) {
-        if let Some(kept) = self.trial.take() {
+        if let Some((kept, stamps)) = self.trial.take() {
             tracing::info!("the configuration was reloaded");
-            self.record.kept = kept;
+            (self.record.kept, self.record.stamps) = (kept, stamps);
             self.record.reload = Some(Reloaded { at, refused: None });
             self.keep();
         }

@@ -1,9 +1,10 @@
-//! What SIGHUP asks for: the configuration or credential files were replaced. The next server reads the one, and every
-//! identity logs in with what the others hold now. The log says of each whether it went well; a token that lives stays
-//! in use if it did not.
+//! What SIGHUP asks for: the configuration or credential files were replaced. The next server reads the one, and
+//! identities log in with what the others hold now, where they are others than before. The log says of each whether it
+//! went well; a token that lives stays in use if it did not.
 //!
 //! The kernel sends the same signal when the terminal is closed that the daemon was started on: then it is to end.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
 use sd_notify::NotifyState;
@@ -11,15 +12,16 @@ use tokio::signal::unix::Signal;
 
 use crate::control::protocol::{FixedReport, ReloadReport};
 use crate::control::rfc3339;
+use crate::core::name::IdentityId;
 use crate::daemon::herald::Herald;
 use crate::daemon::record::{Fixed, Reloaded};
 use crate::driver::Service;
 use crate::driver::clock::Clock;
 
-/// Has every identity log in.
-pub(super) fn log_in_anew<C: Clock>(service: &Service<C>) {
-    tracing::info!("every identity logs in with what its files hold now");
-    service.call(|engine, at| ((), engine.log_in_anew(at)));
+/// Has identities log in whose credentials were replaced.
+pub(super) fn log_in_anew<C: Clock>(service: &Service<C>, anew: &BTreeSet<IdentityId>) {
+    tracing::info!(count = anew.len(), "identities log in with what their files hold now");
+    service.call(|engine, at| ((), engine.log_in_anew_of(at, anew)));
 }
 
 /// What `leasefs status` says of the last reload.

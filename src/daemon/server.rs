@@ -13,6 +13,7 @@ use crate::daemon::ground::{Calls, Ended, Ground};
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::{Heritage, Memory};
 use crate::daemon::record::{Book, Record};
+use crate::daemon::stamps::Variables;
 use crate::daemon::stand::Stand;
 use crate::daemon::trial::{self, Chosen};
 use crate::daemon::{DaemonError, command, end_on_panic, layout, locked_in_part, readiness, runtime, system};
@@ -99,7 +100,8 @@ pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<
 impl Inheritance {
     /// Serves what it chooses. A configuration that could not be served after all is left to no successor.
     fn serve(mut self) -> Result<Ended, DaemonError> {
-        let chosen = trial::choose(&mut self.book)?;
+        let variables = if self.keeper.is_some() { Variables::Same } else { Variables::Anew };
+        let chosen = trial::choose(&mut self.book, variables)?;
         let book = Arc::new(Mutex::new(self.book));
         let papers = Papers { device: self.device, memory: self.memory, keeper: self.keeper };
         let result = papers.serve(chosen, &book, self.predecessor);
@@ -124,7 +126,7 @@ struct Papers {
 impl Papers {
     fn serve(self, chosen: Chosen, book: &Arc<Mutex<Book>>, predecessor: End) -> Result<Ended, DaemonError> {
         let Papers { device, memory, keeper } = self;
-        let Chosen { plan, login } = chosen;
+        let Chosen { plan, anew } = chosen;
         // The keeper starts the next one from the same place.
         let program = keeper.as_ref().and_then(|_| std::env::current_exe().ok());
         for warning in &plan.warnings {
@@ -164,7 +166,7 @@ impl Papers {
         let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?
             .protected(protections)
             .started_from(program)
-            .recorded(Arc::clone(book), login);
+            .recorded(Arc::clone(book), anew);
         let runtime = runtime()?;
         let ended = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;

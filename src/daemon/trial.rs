@@ -5,11 +5,16 @@
 //! one that is wrong in anything leaves all as it was. Both hold because a server takes the order before it looks at
 //! the disk, and what it has found comes into force only when it serves.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use crate::config::plan::MountPlan;
 use crate::config::{self, Complaints, Environment, Kept};
 use crate::core::engine::Engine;
+use crate::core::name::IdentityId;
 use crate::core::time::UnixTime;
 use crate::daemon::record::{Book, Fixed, Order, Record};
+use crate::daemon::stamps::{Stamps, Variables};
 use crate::daemon::{DaemonError, layout};
 use crate::secret::SecretBytes;
 use crate::sys;
@@ -18,37 +23,36 @@ use crate::vault::client::Client;
 /// What a server serves.
 pub(super) struct Chosen {
     pub plan: MountPlan,
-    /// Whether credential files may have changed.
-    pub login: Login,
-}
-
-/// Whether identities log in that have a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Login {
-    /// No: it goes on as it is.
-    AsItIs,
-    /// All of them.
-    Anew,
+    /// Who logs in though there may be a token.
+    pub anew: BTreeSet<IdentityId>,
 }
 
 /// Chooses. What is tried is noted in the book.
 ///
 /// # Errors
 /// [`DaemonError`]: what is in force can't be used either.
-pub(super) fn choose(book: &mut Book) -> Result<Chosen, DaemonError> {
+pub(super) fn choose(book: &mut Book, variables: Variables) -> Result<Chosen, DaemonError> {
     let at = sys::unix_time();
-    let order = book.take(at);
-    let login = if order == Some(Order::Reload) { Login::Anew } else { Login::AsItIs };
-    if order.is_some() {
-        match on_disk(&book.record) {
-            Ok((plan, kept)) => {
-                book.trial = Some(kept);
-                return Ok(Chosen { plan, login });
-            }
-            Err(error) => book.refuse(at, error.to_string()),
+    let Some(order) = book.take(at) else {
+        return Ok(Chosen { plan: book.record.kept.plan()?, anew: BTreeSet::new() });
+    };
+    let (plan, kept) = match on_disk(&book.record) {
+        Ok((plan, kept)) => (plan, Ok(kept)),
+        Err(error) => (book.record.kept.plan()?, Err(error)),
+    };
+    let (now, known) = (Stamps::of(&plan), &book.record.stamps);
+    let (anew, stamps) = match order {
+        Order::Reload => (now.replaced(known, &plan, variables), now),
+        Order::Reread => (BTreeSet::new(), now.after(known)),
+    };
+    match kept {
+        Ok(kept) => book.trial = Some((kept, stamps)),
+        Err(error) => {
+            book.record.stamps = stamps;
+            book.refuse(at, error.to_string());
         }
     }
-    Ok(Chosen { plan: book.record.kept.plan()?, login })
+    Ok(Chosen { plan, anew })
 }
 
 /// Reads the configuration as it was read by whoever has mounted, and looks at all that could be wrong with it.
@@ -65,12 +69,7 @@ fn on_disk(record: &Record) -> Result<(MountPlan, Kept), DaemonError> {
 ///
 /// # Errors
 /// [`DaemonError`].
-pub fn judge(
-    plan: &MountPlan,
-    path: &std::path::Path,
-    fixed: &Fixed,
-    mounted: UnixTime,
-) -> Result<(), DaemonError> {
+pub fn judge(plan: &MountPlan, path: &Path, fixed: &Fixed, mounted: UnixTime) -> Result<(), DaemonError> {
     if let Some((key, message)) = fixed.refuse(plan) {
         return Err(Complaints::one(path, key, message).into());
     }

@@ -118,7 +118,9 @@ fn its_defaults_are_its_own() {
 #[test]
 fn what_was_not_granted_is_refused_with_what_the_main_file_would_have_to_say() {
     const FILE: &str = "[file.'team-a/x']\nsecret = 'secret/a#key'\n";
-    let identity = |text: &str| format!("[identity.{text}\n[file.'team-a/x']\nsecret = 'secret/a#key'\nidentity = 'team-a-x'");
+    let identity = |text: &str| {
+        format!("[identity.{text}\n[file.'team-a/x']\nsecret = 'secret/a#key'\nidentity = 'team-a-x'")
+    };
     for (text, place, fragment) in [
         (
             "[file.own2]\nsecret = 'secret/a#key'".to_owned(),
@@ -142,11 +144,16 @@ fn what_was_not_granted_is_refused_with_what_the_main_file_would_have_to_say() {
             "the identity \"own\" is not granted to this file: write \"team-a\", or have main.toml grant it, with \
              `identities` in",
         ),
-        (format!("{FILE}owner = 0"), "3: file.\"team-a/x\".owner", "owner 0 is not granted to this file: write 2001 or 700,"),
+        (
+            format!("{FILE}owner = 0"),
+            "3: file.\"team-a/x\".owner",
+            "owner 0 is not granted to this file: write 2001 or 700,",
+        ),
         (format!("[defaults]\nowner = 7\n{FILE}"), "3: file.\"team-a/x\".owner", "owner 7 is not granted"),
         (format!("{FILE}group = 12345"), "3: file.\"team-a/x\".group", "with `groups` in"),
         (
-            identity("team-b]\nmethod = 'token'\ntoken-file = '/etc/leasefs/team-a/t'").replace("team-a-x", "team-a"),
+            identity("team-b]\nmethod = 'token'\ntoken-file = '/etc/leasefs/team-a/t'")
+                .replace("team-a-x", "team-a"),
             "1: identity.team-b",
             "an identity of this name is not granted to this file: write \"team-a-*\", or",
         ),
@@ -165,7 +172,11 @@ fn what_was_not_granted_is_refused_with_what_the_main_file_would_have_to_say() {
             "1: identity.team-a-x",
             "would log in with $VAULT_TOKEN, which is not this file's own",
         ),
-        (format!("[vault]\naddress = 'https://evil'\n{FILE}"), "1: vault", "is for all files: only main.toml has it"),
+        (
+            format!("[vault]\naddress = 'https://evil'\n{FILE}"),
+            "1: vault",
+            "is for all files: only main.toml has it",
+        ),
         (format!("[mount]\nthreads = 2\n{FILE}"), "1: mount", "only main.toml has it"),
         (format!("include = ['x']\n{FILE}"), "1: include", "only main.toml includes files"),
         (format!("[grant.x]\nnames = ['/']\n{FILE}"), "1: grant", "only main.toml includes files"),
@@ -205,7 +216,10 @@ fn tenants_cant_take_each_others_names_identities_and_secrets() {
              write \"team-b\", or have",
         ),
         (
-            format!("[identity.team-a-x]\nmethod = 'token'\ntoken-file = '/etc/leasefs/t'\n{}", file("team-b/x")),
+            format!(
+                "[identity.team-a-x]\nmethod = 'token'\ntoken-file = '/etc/leasefs/t'\n{}",
+                file("team-b/x")
+            ),
             "conf.d/b.toml:1: identity.team-a-x: is declared by identity.team-a-x (line 1 of conf.d/a.toml), too",
         ),
         (
@@ -224,7 +238,11 @@ fn a_file_has_exactly_one_grant() {
     let files = [("conf.d/a.toml", "[file.'team-a/x']\nsecret = 'secret/a#key'\n")];
     let with = |pattern: &str| MAIN.replace("'conf.d/a.toml'", pattern);
     let said = Place::new(&with("'conf.d/b.toml'"), &files).said();
-    assert!(said[0].starts_with("conf.d/a.toml: is granted nothing: write [grant.\"conf.d/a.toml\"] in main.toml"), "{said:?}");
+    assert!(
+        said[0]
+            .starts_with("conf.d/a.toml: is granted nothing: write [grant.\"conf.d/a.toml\"] in main.toml"),
+        "{said:?}"
+    );
     assert_eq!(Place::new(&with("'conf.d/*.toml'"), &files).said(), [""; 0]);
     let two = with("'conf.d/*.toml'") + "[grant.'conf.d/a*']\n";
     let said = Place::new(&two, &files).said();
@@ -256,7 +274,10 @@ fn what_is_wrong_with_including_is_said_of_the_main_file() {
     assert!(Place::new(&main, &[]).said()[0].starts_with("conf.d/a.toml: does not exist"));
     let main = MAIN.replace("identities = ['team-a']", "identities = ['team-c']");
     let said = Place::new(&main, &[("conf.d/a.toml", "")]).said();
-    assert!(said.iter().any(|line| line.contains("no [identity.team-c] is declared in this file")), "{said:?}");
+    assert!(
+        said.iter().any(|line| line.contains("no [identity.team-c] is declared in this file")),
+        "{said:?}"
+    );
 }
 
 #[test]
