@@ -158,6 +158,7 @@ fn whoever_reads_what_stays_notices_no_reload(world: &World) {
     assert_eq!(world.leases("stays"), [lease], "nothing is made anew for what stays");
     holds(&open, &user, "stays").unwrap();
     assert_eq!(world.accessors("reloads"), logins, "nobody has replaced a credential");
+    drop(open);
     stops(mount);
     for role in ["stays", "comes", "change"] {
         world.wait_until_nothing_is_left_of(role, PATIENCE);
