@@ -207,28 +207,27 @@ impl Ground {
         let guarding = tokio::spawn(watch_over(service.clone(), Arc::clone(&herald)));
         let terminal = reload::Terminal::find();
         tokio::pin!(told);
-        let end = loop {
-            tokio::select! {
-                who = &mut told => { tracing::info!("stopping: {who}"); break End::Mount(None) }
-                Some(farewell) = asked.recv() => match farewell {
-                    Farewell::Nothing => {
-                        tracing::info!("stopping: asked by `leasefs unmount`");
-                        break End::Mount(None);
-                    }
-                    Farewell::Everything => break End::Successor(Some(Order::Reread)),
-                    Farewell::Reload => break End::Successor(Some(Order::Reload)),
-                },
-                end = session_end.recv() => break End::Mount(end),
-                path = replaced(&protections), if successor == Successor::Comes => {
-                    tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
-                    break End::Successor(None);
+        let end = tokio::select! {
+            who = &mut told => { tracing::info!("stopping: {who}"); End::Mount(None) }
+            Some(farewell) = asked.recv() => match farewell {
+                Farewell::Nothing => {
+                    tracing::info!("stopping: asked by `leasefs unmount`");
+                    End::Mount(None)
                 }
-                () = reload::hung_up(&mut hangup) => {
-                    if terminal.is_gone() {
-                        tracing::info!("stopping: the terminal was closed");
-                        break End::Mount(None);
-                    }
-                    break End::Successor(Some(Order::Reload));
+                Farewell::Everything => End::Successor(Some(Order::Reread)),
+                Farewell::Reload => End::Successor(Some(Order::Reload)),
+            },
+            end = session_end.recv() => End::Mount(end),
+            path = replaced(&protections), if successor == Successor::Comes => {
+                tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
+                End::Successor(None)
+            }
+            () = reload::hung_up(&mut hangup) => {
+                if terminal.is_gone() {
+                    tracing::info!("stopping: the terminal was closed");
+                    End::Mount(None)
+                } else {
+                    End::Successor(Some(Order::Reload))
                 }
             }
         };
