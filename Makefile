@@ -111,6 +111,8 @@ install: ## binary, helpers, unit, user, manual, completions and examples, below
 	install -m 0644 README.md CHANGELOG.md $(DESTDIR)$(doc)
 	install -m 0644 docs/*.md $(DESTDIR)$(doc)/docs
 	install -m 0644 mount-config/*.toml $(DESTDIR)$(doc)/examples
+	install -d $(DESTDIR)$(doc)/examples/conf.d
+	install -m 0644 mount-config/conf.d/*.toml $(DESTDIR)$(doc)/examples/conf.d
 	sed 's|=/usr/bin/leasefs|=$(PREFIX)/bin/leasefs|' systemd/agent.conf.example \
 	  > $(DESTDIR)$(doc)/examples/agent.conf.example
 ifeq ($(DESTDIR),)

@@ -31,7 +31,7 @@ use thiserror::Error;
 
 pub use client::{AskError, Client};
 pub use explaining::Lore;
-pub use handler::{MountInfo, ServiceHandler, Successor};
+pub use handler::{MountInfo, ServiceHandler, Successor, rfc3339};
 pub use listener::{Farewell, Handler, Listener};
 pub use lock_store::{LockStore, LockStoreError};
 pub use place::ControlDirectory;

@@ -3,7 +3,7 @@
 //! [`run`] mounts for everybody and keeps the mount; a process of its own serves it ([`serve`]), and another one
 //! goes on if that dies. [`serve_command`] mounts and serves the tree of a single command.
 //!
-//! Start of a server: read the configuration, lock memory, take the control socket, read what is locked, take up
+//! Start of a server: choose the configuration, lock memory, take the control socket, read what is locked, take up
 //! what the last server has left, serve, log in. The mount is there before Vault is asked, so that a host boots
 //! whether or not Vault does; only what is required is waited for until the mount counts as ready. Stop: drop
 //! all bytes, give back leases and tokens in bounded time, unmount.
@@ -17,7 +17,9 @@ mod readiness;
 mod record;
 mod reload;
 mod server;
+mod stamps;
 mod stand;
+mod trial;
 pub mod unit;
 
 use std::collections::{BTreeSet, HashMap};
@@ -37,6 +39,7 @@ use crate::core::policy::LeaseSettings;
 use crate::core::time::UnixTime;
 use crate::daemon::herald::notify_systemd;
 use crate::daemon::record::Record;
+use crate::daemon::stamps::Stamps;
 use crate::driver::{self, Names};
 use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::session::{self, Kept, MountOptions};
@@ -52,7 +55,9 @@ pub use crate::sandbox::SandboxError;
 pub use crate::sealed::End;
 pub use command::{CommandMount, serve_command};
 pub use ground::Ended;
+pub use record::Fixed;
 pub use server::{ServerPapers, serve};
+pub use trial::judge;
 
 /// What is kept besides secrets takes so much of the state at most, in bytes: 10,000 leases in use take a third.
 const BOOKS: usize = 32 << 20;
@@ -224,7 +229,9 @@ struct Prepared {
 /// Mounts.
 fn prepare(source: &str, options: &Options) -> Result<Prepared, DaemonError> {
     let environment = Environment::from_process();
-    let plan = config::load(&options.config, &environment)?;
+    // As it is called from anywhere. Symlinks stay: they may be what a new configuration comes by.
+    let config = std::path::absolute(&options.config).unwrap_or_else(|_| options.config.clone());
+    let (plan, kept) = config::load_to_keep(&config, &environment)?;
     if options.origin == MountPointOrigin::Derived {
         make_mount_point(&options.mount_point)?;
     }
@@ -242,9 +249,13 @@ fn prepare(source: &str, options: &Options) -> Result<Prepared, DaemonError> {
     };
     let (uid, gid) = sys::effective_ids();
     let mount = session::mount_from(source, point, &MountOptions { uid, gid, allow_other })?.keep()?;
-    // As it is called from anywhere, as far as that can be told.
-    let config = options.config.canonicalize().unwrap_or_else(|_| options.config.clone());
-    let record = Record::new(mount.seat(), config, (uid, gid), environment.home, mounted);
+    let fixed = Fixed {
+        allow_other: options.allow_other.is_none().then_some(plan.mount.allow_other),
+        max_memory: plan.mount.max_memory,
+    };
+    let owner = ((uid, gid), environment.home);
+    let stamps = Stamps::of(&plan);
+    let record = Record::new(mount.seat(), config, owner, mounted, fixed, (kept, stamps));
     let (state, requests) = memory(plan.mount.max_memory);
     let record = record.write().map_err(system("the mount can't be described"))?;
     let papers = Papers { record, state, requests };

@@ -6,11 +6,16 @@ use std::path::{Path, PathBuf};
 
 use leasefs::config::plan::{CredentialSource, Format, Method, MountPlan};
 use leasefs::config::{Environment, load};
+use leasefs::core::name::IdentityId;
 
+/// Main files; what they include lies in a directory beside them.
 fn examples() -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-config");
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    tomls(&Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-config"))
+}
+
+fn tomls(directory: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = paths.filter(|path| path.is_file()).collect();
     paths.sort();
     paths
 }
@@ -39,6 +44,25 @@ fn every_example_is_accepted_without_a_warning() {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# "), "{} begins with what it is for", path.display());
     }
+}
+
+#[test]
+fn each_tenant_of_the_example_has_its_own_names_identity_and_owner() {
+    let plan = example("tenants.toml");
+    let included = tomls(&Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-config/conf.d"));
+    assert_eq!(included.len(), 2);
+    for path in included {
+        assert!(std::fs::read_to_string(path).unwrap().starts_with("# "), "it begins with what it is for");
+    }
+    let who = |identity: IdentityId| plan.identities[identity.0 as usize].name.as_str();
+    for file in &plan.files {
+        let tenant = file.spec.name.as_str().split('/').next().unwrap();
+        let source = &plan.sources[file.spec.source.0 as usize];
+        assert_eq!(who(source.identity), tenant);
+        assert!(source.request.path.as_str().starts_with(&format!("secret/tenants/{tenant}/agents/")));
+        assert_eq!(file.spec.rule.uid, if tenant == "billing" { 2001 } else { 2002 });
+    }
+    assert_eq!((plan.files.len(), who(plan.trees[0].identity)), (3, "search"));
 }
 
 #[test]

@@ -201,12 +201,21 @@ async fn an_end_is_answered_before_the_daemon_is_told() {
     for (ask, reply, farewell) in [
         (Ask::Unmount, Reply::Stopping { pid: 4711 }, Farewell::Nothing),
         (Ask::HandOver, Reply::HandingOver { pid: 4711 }, Farewell::Everything),
+        (Ask::Reload, Reply::Reloading { pid: 4711 }, Farewell::Reload),
     ] {
         let mut served = start(anyone());
         assert_eq!(served.ask(ask).await, Ok(reply));
         let told = tokio::time::timeout(Duration::from_secs(5), served.ends.recv()).await.unwrap();
         assert_eq!(told, Some(farewell));
     }
+}
+
+#[tokio::test]
+async fn a_configuration_that_was_not_taken_is_remembered_with_the_reason() {
+    let served = start(anyone());
+    let why = "a.toml:1: is not TOML".to_owned();
+    assert_eq!(served.ask(Ask::NotReloaded { why: why.clone() }).await, Ok(Reply::Noted));
+    assert_eq!(served.status().await.reload.unwrap().error, Some(why));
 }
 
 #[tokio::test]

@@ -430,8 +430,13 @@ fn serve_with_a_fault(arguments: &[String]) {
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     let take = |name: &str| -> OwnedFd { inherited(number(arguments, name).unwrap()).unwrap() };
     let record = File::from(take("--record"));
-    let mut text = vec![0; usize::try_from(record.metadata().unwrap().len()).unwrap()];
-    record.read_exact_at(&mut text, 0).unwrap();
+    let header = |at| {
+        let mut number = [0; 4];
+        record.read_exact_at(&mut number, at).unwrap();
+        u32::from_ne_bytes(number)
+    };
+    let mut text = vec![0; header(4) as usize];
+    record.read_exact_at(&mut text, u64::from(header(0))).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let seat: Seat = serde_json::from_value(record["seat"].clone()).unwrap();
     let plan =

@@ -96,3 +96,71 @@ async fn the_approle_example_logs_in_over_tls_with_credentials_of_systemd() {
     let (status, log) = mount.stop();
     assert!(status.success(), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tenants_example_shows_each_tenant_its_secrets_and_nobody_elses() {
+    let bao = Bao::start().await;
+    bao.call("POST", "sys/auth/approle", Some(json!({"type": "approle"}))).await;
+    let secrets = [
+        ("billing", "invoices/stripe", json!({"key": "of billing"})),
+        ("billing", "reminders/smtp", json!({"user": "u"})),
+        ("search", "indexer/index", json!({"token": "of search"})),
+        ("search", "crawler/proxy", json!({"password": "p"})),
+    ];
+    for (tenant, name, secret) in secrets {
+        bao.write_kv2("secret", &format!("tenants/{tenant}/agents/{name}"), secret).await;
+    }
+    // The server's address and the roles' ids in the place of those that the example names.
+    let mut text = example("tenants.toml").replace("https://vault.example.internal:8200", bao.address());
+    for tenant in ["billing", "search"] {
+        let rules = format!(
+            "path \"secret/data/tenants/{tenant}/*\" {{ capabilities = [\"read\"] }}\n\
+             path \"secret/metadata/tenants/{tenant}/*\" {{ capabilities = [\"list\", \"read\"] }}"
+        );
+        bao.write_policy(tenant, &rules).await;
+        let role = bao.create_approle(tenant, json!({"token_policies": tenant, "token_ttl": "1m"})).await;
+        let (before, after) = text.split_once(&format!("[identity.{tenant}]")).unwrap();
+        let after =
+            after.replacen("role-id = \"", "role-id = \"ID\" # \"", 1).replacen("ID", &role.role_id, 1);
+        text = format!("{before}[identity.{tenant}]{after}");
+        let path = format!("/etc/leasefs/{tenant}.secret-id");
+        text = text.replace(&path, role.secret_id_file.to_str().unwrap());
+    }
+    // The included files have to be there before the mount is: it starts without them.
+    let head = text.split("[defaults]").next().unwrap().replace("include = [\"conf.d/*.toml\"]", "");
+    let mount = Mount::start(&head, &[]);
+    fs::create_dir(mount.directory().join("conf.d")).unwrap();
+    for name in ["conf.d/billing.toml", "conf.d/search.toml"] {
+        fs::write(mount.directory().join(name), example(name)).unwrap();
+    }
+    fs::write(mount.directory().join("config.toml"), &text).unwrap();
+    let reload = || {
+        fs::read_dir(mount.root()).unwrap();
+        mount.command(&["reload", mount.root().to_str().unwrap()])
+    };
+    let (ended, said) = reload();
+    assert!(ended.success(), "{said}\n{}", mount.log());
+    assert_eq!(mount.read("billing/stripe-key").unwrap(), "of billing");
+    assert_eq!(mount.read("billing/smtp.json").unwrap(), "{\"user\":\"u\"}\n");
+    assert_eq!(mount.read("search/index-token").unwrap(), "of search");
+    assert_eq!(mount.read("search/crawler/proxy/password").unwrap(), "p");
+    let owner = |name: &str| std::os::unix::fs::MetadataExt::uid(&fs::metadata(mount.path(name)).unwrap());
+    assert_eq!((owner("billing/stripe-key"), owner("search/index-token")), (2001, 2002));
+    // The one reaches for the other's secret: with its own identity Vault says no, with the other's leasefs does.
+    let theirs = "\n[file.\"billing/theirs\"]\nsecret = \"secret/tenants/search/agents/indexer/index#token\"\n\
+                  engine = \"kv2\"\n";
+    fs::write(mount.directory().join("conf.d/billing.toml"), example("conf.d/billing.toml") + theirs)
+        .unwrap();
+    let (ended, said) = reload();
+    assert!(ended.success(), "{said}\n{}", mount.log());
+    assert_eq!(mount.errno("billing/theirs"), libc::EACCES);
+    let theirs = format!("{}{theirs}identity = \"search\"\n", example("conf.d/billing.toml"));
+    fs::write(mount.directory().join("conf.d/billing.toml"), theirs).unwrap();
+    let (ended, said) = reload();
+    assert_eq!(ended.code(), Some(78), "{said}");
+    assert!(said.contains("the identity \"search\" is not granted to this file"), "{said}");
+    assert_eq!(mount.errno("billing/theirs"), libc::EACCES);
+    assert_eq!(mount.read("search/index-token").unwrap(), "of search");
+    let (status, log) = mount.stop();
+    assert!(status.success(), "{log}");
+}

@@ -238,6 +238,8 @@ fn sighup_logs_in_with_what_the_files_hold_now(world: &World) {
     fs::read_to_string(place.path("mnt/user")).unwrap();
     let first = world.accessors("hangup");
     assert_eq!(first.len(), 1);
+    // Another secret id, in the same file.
+    world.approle("hangup", json!({"token_ttl": "1h"}));
     kill(daemon, Signal::SIGHUP).unwrap();
     eventually(PATIENCE, || world.accessors("hangup").iter().any(|one| !first.contains(one)))
         .expect("it has logged in anew");

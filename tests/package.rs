@@ -25,7 +25,7 @@ use support::world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What `make install` puts in place, and nothing else.
-const INSTALLED: [&str; 44] = [
+const INSTALLED: [&str; 47] = [
     "/usr/bin/leasefs",
     "/usr/lib/systemd/system/leasefs@.service",
     "/usr/lib/sysusers.d/leasefs.conf",
@@ -48,6 +48,8 @@ const INSTALLED: [&str; 44] = [
     "/usr/share/doc/leasefs/docs/systemd.md",
     "/usr/share/doc/leasefs/examples/agent.conf.example",
     "/usr/share/doc/leasefs/examples/approle.toml",
+    "/usr/share/doc/leasefs/examples/conf.d/billing.toml",
+    "/usr/share/doc/leasefs/examples/conf.d/search.toml",
     "/usr/share/doc/leasefs/examples/database.toml",
     "/usr/share/doc/leasefs/examples/kv.toml",
     "/usr/share/doc/leasefs/examples/tenants.toml",
@@ -59,6 +61,7 @@ const INSTALLED: [&str; 44] = [
     "/usr/share/man/man8/leasefs-mount.8",
     "/usr/share/man/man8/leasefs-policy.8",
     "/usr/share/man/man8/leasefs-refresh.8",
+    "/usr/share/man/man8/leasefs-reload.8",
     "/usr/share/man/man8/leasefs-revoke.8",
     "/usr/share/man/man8/leasefs-run.8",
     "/usr/share/man/man8/leasefs-status.8",

@@ -66,6 +66,7 @@ fn units() {
             an_agent_without_the_host_s_run_sees_a_mount_that_is_made_anew,
             a_wrong_configuration_fails_for_good_and_says_why,
             reload_takes_a_new_secret_id_and_a_wrong_one_changes_nothing,
+            reload_takes_a_new_configuration_and_a_wrong_one_changes_nothing,
             credentials_come_encrypted_from_the_store,
             a_mount_unit_brings_the_mount_up_and_down,
             a_line_in_fstab_brings_the_mount_up_and_down,
@@ -367,6 +368,51 @@ fn reload_takes_a_new_secret_id_and_a_wrong_one_changes_nothing(host: &Host) {
     host.machine.run("cat /run/leasefs/reload/user");
     host.machine.run("systemctl stop leasefs@reload");
     host.is_gone("reload", "/run/leasefs/reload");
+}
+
+fn reload_takes_a_new_configuration_and_a_wrong_one_changes_nothing(host: &Host) {
+    let machine = &host.machine;
+    let read = |name: &str| machine.try_run(&format!("cat /run/leasefs/config/{name}"));
+    host.configure("config");
+    machine.run("systemctl start leasefs@config");
+    let user = read("user");
+    let logins = host.world.accessors("config");
+    let good = machine.run("cat /etc/leasefs/config.toml");
+    let server = machine.property("leasefs@config", "MainPID");
+    for (wrong, fragment) in [
+        ("[file.user\n".to_owned(), "is not TOML"),
+        (format!("{good}[mount]\nallow-other = false\n"), "who may reach a mount is settled when it is made"),
+    ] {
+        machine.write("/etc/leasefs/config.toml", &wrong);
+        let (code, _) = machine.try_run("systemctl reload leasefs@config");
+        assert_eq!(code, 1, "it says that it failed");
+        let journal = machine.run("journalctl --no-pager --unit leasefs@config");
+        assert!(journal.contains(fragment), "{journal}");
+        let status = machine.run("leasefs status config");
+        assert!(
+            status.contains("an older configuration is in force") && status.contains(fragment),
+            "{status}"
+        );
+        assert_eq!(machine.property("leasefs@config", "ActiveState"), "active");
+        assert_eq!(machine.property("leasefs@config", "MainPID"), server, "nothing has moved");
+        assert_eq!(read("user"), user);
+    }
+    // A server that dies has what was in force, though the disk has something else.
+    machine.run("systemctl kill --kill-who=main --signal=KILL leasefs@config");
+    assert_eq!(read("user"), user);
+    let more = good.clone() + "[file.more]\nsecret = \"database/creds/config#password\"\n";
+    machine.write("/etc/leasefs/config.toml", &more);
+    assert_ne!(read("more").0, 0);
+    let active = || machine.property("leasefs@config", "ActiveState") == "active";
+    eventually(PATIENCE, active).expect("the next server is there");
+    machine.run("exec 3</run/leasefs/config/user; systemctl reload leasefs@config; cat <&3");
+    assert_eq!(read("more").0, 0, "it is there as soon as the reload is over: {}", machine.journal());
+    eventually(PATIENCE, active).expect("the next server is there");
+    let status = machine.run("leasefs status config");
+    assert!(!status.contains("an older configuration"), "{status}");
+    assert_eq!(host.world.accessors("config"), logins, "nobody has replaced a credential");
+    machine.run("systemctl stop leasefs@config");
+    host.is_gone("config", "/run/leasefs/config");
 }
 
 fn credentials_come_encrypted_from_the_store(host: &Host) {

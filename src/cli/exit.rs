@@ -150,6 +150,14 @@ pub enum CommandError {
         /// The unit.
         unit: String,
     },
+    /// A new configuration is not in force.
+    #[error("{} was not reloaded, and goes on with the configuration that it has:\n{why}", mount_point.display())]
+    NotReloaded {
+        /// The mount point.
+        mount_point: PathBuf,
+        /// What is wrong with the new one.
+        why: String,
+    },
     /// Nobody went on with a mount.
     #[error(
         "no server has taken over {} within {seconds} seconds: look at the log of its daemon",
@@ -216,9 +224,10 @@ impl CommandError {
     pub fn exit(&self) -> Exit {
         match self {
             CommandError::Usage(_) => Exit::Usage,
-            CommandError::Config(_) | CommandError::NotAccepted { .. } | CommandError::AtOdds(_) => {
-                Exit::Config
-            }
+            CommandError::Config(_)
+            | CommandError::NotAccepted { .. }
+            | CommandError::NotReloaded { .. }
+            | CommandError::AtOdds(_) => Exit::Config,
             CommandError::Vault(failure) => of_failure(failure),
             CommandError::NothingThere { .. } => Exit::NotWell,
             CommandError::NoSuccessor { .. } => Exit::Temporary,

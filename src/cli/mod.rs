@@ -18,6 +18,7 @@ mod operator;
 mod output;
 pub mod policy;
 pub mod refresh;
+pub mod reload;
 pub mod revoke;
 pub mod run;
 pub mod serve;
@@ -79,6 +80,8 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// Waits until a mount serves and files can be read
     Wait(wait::WaitArgs),
+    /// Lets a mount go on with its configuration as it is now
+    Reload(reload::ReloadArgs),
     /// Lets the binary that is installed now go on with a mount
     Upgrade(upgrade::UpgradeArgs),
     /// Revokes every lease of a mount and takes it away
@@ -157,6 +160,7 @@ fn run(command: &Command, level: &str) -> Result<ExitCode, CommandError> {
         Command::Unlock(args) => lock::unlock(args),
         Command::Explain(args) => explain::run(args),
         Command::Wait(args) => wait::run(args),
+        Command::Reload(args) => reload::run(args),
         Command::Upgrade(args) => upgrade::run(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),

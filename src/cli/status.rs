@@ -20,7 +20,7 @@ pub use crate::cli::status::check::Share;
 use crate::cli::status::check::Verdict;
 use crate::control::protocol::{
     FileReport, IdentityReport, Instant, LeaseReport, LockReport, LostLoginReport, ProtectionReport,
-    StatusReport,
+    ReloadReport, StatusReport,
 };
 
 /// Shows how a mount stands.
@@ -108,6 +108,12 @@ fn text(report: StatusReport) -> String {
         format!("{} of secrets and lists are kept", bytes(report.memory)),
     ];
     lines.extend(report.losses.iter().map(|loss| format!("lacking here: {loss}")));
+    if let Some(ReloadReport { at, error: Some(why) }) = &report.reload {
+        lines.push(format!(
+            "an older configuration is in force, since at {at} the one on the disk could not be used:"
+        ));
+        lines.extend(why.lines().map(|line| format!("  {line}")));
+    }
     let lines: String = lines.iter().map(|line| clean(line) + "\n").collect();
     let mut blocks = vec![
         clean(&heading) + "\n",
@@ -264,6 +270,8 @@ mod tests {
             program: String::new(),
             unit: String::new(),
             user: "root".to_owned(),
+            reload: None,
+            fixed: None,
             losses: vec!["mmap of files (Linux 6.6)".to_owned()],
             protections: vec![
                 protection("capabilities", "on", None),
@@ -310,6 +318,21 @@ IDENTITY  ENDS IN  WHY
 default   1h       the server ended
 "
         );
+    }
+
+    #[test]
+    fn a_configuration_that_was_not_taken_is_shown_with_all_its_complaints() {
+        let why = "the configuration can't be used:\na.toml:1: is not TOML".to_owned();
+        let reload = ReloadReport { at: "2026-01-02T03:04:30Z".to_owned(), error: Some(why) };
+        let text = text(StatusReport { reload: Some(reload), ..report() });
+        assert!(
+            text.contains("since at 2026-01-02T03:04:30Z the one on the disk could not be used:\n"),
+            "{text}"
+        );
+        assert!(text.contains("\n  a.toml:1: is not TOML\n"), "{text}");
+        let well = ReloadReport { at: String::new(), error: None };
+        let well = StatusReport { reload: Some(well), ..report() };
+        assert_eq!(super::text(well), super::text(report()), "what went well is no news");
     }
 
     #[test]

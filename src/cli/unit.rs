@@ -8,10 +8,10 @@ use clap::{Args, Subcommand};
 use crate::cli::exit::{CommandError, Exit};
 use crate::cli::mount::{MOUNT_POINTS, config_of};
 use crate::config::{self, Environment};
-use crate::control::Client;
-use crate::control::protocol::{Ask, Reply};
+use crate::control::protocol::{Ask, FixedReport, Reply, StatusReport};
+use crate::control::{AskError, Client};
 use crate::daemon::unit::{self, Ending, Future};
-use crate::daemon::{MountPointOrigin, Options, Parent};
+use crate::daemon::{self, DaemonError, Fixed, MountPointOrigin, Options, Parent};
 use crate::sys;
 
 /// Where the unit mounts, if it is not `/run/leasefs/NAME`; it is made if it is not there.
@@ -36,6 +36,8 @@ pub struct UnitArgs {
 pub enum Part {
     /// Before the server starts: mounts, unless systemd keeps the mount
     Mount(OfUnit),
+    /// Instead of the server: reads the configuration, and has the server hand over to one that uses it
+    Reload(OfUnit),
     /// Before the server is stopped: has it hand over, if another one will be started
     Stop(OfUnit),
     /// After the server has ended: takes the mount away, unless another one will be started
@@ -73,6 +75,7 @@ impl OfUnit {
 pub fn run(args: &UnitArgs) -> Result<Exit, CommandError> {
     match &args.part {
         Part::Mount(of) => unit::mount(&of.options(), &of.unit())?,
+        Part::Reload(of) => reload(of)?,
         Part::Stop(of) => stop(of)?,
         Part::Unmount(of) => {
             let variable = |name| std::env::var(name).unwrap_or_default();
@@ -91,15 +94,56 @@ fn stop(of: &OfUnit) -> Result<(), CommandError> {
     if !unit::restarts(&of.unit())? {
         return Ok(());
     }
-    if let Err(complaints) = config::load(&options.config, &Environment::from_process()) {
-        tracing::warn!(%complaints, "the next server can't use the configuration: everything is given back");
+    let mut client = Client::connect(Some(&options.mount_point))?;
+    if let Err(error) = can_serve(&options, &client.status()?) {
+        tracing::warn!(%error, "the next server can't go on with that configuration: everything is given back");
         return Ok(());
     }
-    let mut client = Client::connect(Some(&options.mount_point))?;
     let Reply::HandingOver { pid } = client.ask(Ask::HandOver)? else { return Ok(()) };
-    let deadline = sys::boot_time() + PATIENCE;
-    while Path::new(&format!("/proc/{pid}")).exists() && sys::boot_time() < deadline {
-        std::thread::sleep(LOOK);
+    wait_for_end_of(pid);
+    Ok(())
+}
+
+/// Has the server hand over to one with the configuration as it is now, if that can be used. Ends when the old
+/// server has: whoever uses the mount from then on is answered by the new one, whose start systemd begins only
+/// after this command.
+fn reload(of: &OfUnit) -> Result<(), CommandError> {
+    let options = of.options();
+    let mut client = Client::connect(Some(&options.mount_point))?;
+    if let Err(error) = can_serve(&options, &client.status()?) {
+        client.ask(Ask::NotReloaded { why: error.to_string() })?;
+        return Err(CommandError::NotReloaded { mount_point: options.mount_point, why: error.to_string() });
+    }
+    let Reply::Reloading { pid } = client.ask(Ask::Reload)? else {
+        return Err(AskError::OtherVersion.into());
+    };
+    if !wait_for_end_of(pid) {
+        let seconds = PATIENCE.as_secs();
+        return Err(CommandError::NoSuccessor { mount_point: options.mount_point, seconds });
     }
     Ok(())
+}
+
+/// Whether a server that is started now would serve the mount with the configuration as it is now.
+fn can_serve(options: &Options, status: &StatusReport) -> Result<(), DaemonError> {
+    let plan = config::load(&options.config, &Environment::from_process())?;
+    match &status.fixed {
+        Some(FixedReport { allow_other, max_memory }) => {
+            let fixed = Fixed { allow_other: *allow_other, max_memory: *max_memory };
+            daemon::judge(&plan, &options.config, &fixed, sys::unix_time())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether it has ended in time.
+fn wait_for_end_of(pid: u32) -> bool {
+    let deadline = sys::boot_time() + PATIENCE;
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        if sys::boot_time() >= deadline {
+            return false;
+        }
+        std::thread::sleep(LOOK);
+    }
+    true
 }

@@ -9,6 +9,7 @@ use clap::Args;
 use crate::cli::daemon_of;
 use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::{clean, print};
+use crate::cli::reload::in_force;
 use crate::control::protocol::{Ask, Reply, StatusReport};
 use crate::control::{AskError, ControlDirectory};
 use crate::daemon::unit;
@@ -68,6 +69,7 @@ pub fn run(args: &UpgradeArgs) -> Result<Exit, CommandError> {
         clean(&new.version),
         new.pid
     ))?;
+    in_force(new.reload, mount_point)?;
     Ok(Exit::Ok)
 }
 
@@ -105,7 +107,10 @@ fn accepts(program: &Path, old: &StatusReport) -> Result<(), CommandError> {
 }
 
 /// Waits until another process answers.
-fn successor_of(old: &StatusReport, mount_point: &Path) -> Result<StatusReport, CommandError> {
+///
+/// # Errors
+/// [`CommandError::NoSuccessor`].
+pub(super) fn successor_of(old: &StatusReport, mount_point: &Path) -> Result<StatusReport, CommandError> {
     let deadline = sys::boot_time() + PATIENCE;
     loop {
         let status = daemon_of::status(Some(mount_point));

@@ -4,7 +4,7 @@
 //! of a key that might hold a credential.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,15 +32,26 @@ impl fmt::Display for Complaint {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of its lines; never empty.
+/// Everything that is wrong with a configuration, file by file and in the order of its lines; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complaints(Vec<Complaint>);
 
 impl Complaints {
-    /// Sorts by line; what has no line comes first.
-    pub(super) fn new(mut complaints: Vec<Complaint>) -> Complaints {
-        complaints.sort_by_key(|complaint| complaint.line);
-        Complaints(complaints)
+    /// Sorts by file, the first one first, and by line; what has no line comes first.
+    pub(super) fn new(complaints: Vec<Complaint>) -> Complaints {
+        let mut sorted: Vec<(usize, Complaint)> = Vec::with_capacity(complaints.len());
+        for complaint in complaints {
+            let known = sorted.iter().find(|(_, one)| one.file == complaint.file).map(|(rank, _)| *rank);
+            sorted.push((known.unwrap_or(sorted.len()), complaint));
+        }
+        sorted.sort_by_key(|(rank, complaint)| (*rank, complaint.line));
+        Complaints(sorted.into_iter().map(|(_, complaint)| complaint).collect())
+    }
+
+    /// A complaint about a whole file, or about one key of it.
+    pub fn one(file: &Path, key: &str, message: impl Into<String>) -> Complaints {
+        let message = message.into();
+        Complaints(vec![Complaint { file: file.to_owned(), line: None, key: key.to_owned(), message }])
     }
 
     /// The complaints, one by one.

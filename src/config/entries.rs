@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::environment::Environment;
 use crate::config::file::{Section, Slot, Word};
+use crate::config::grant::{Entry, Grant};
 use crate::config::identity::Identities;
 use crate::config::keys::{Keys, Shape};
 use crate::config::names::{Kind, Names};
@@ -12,7 +13,7 @@ use crate::config::report::{Place, Report};
 use crate::config::sources::Sources;
 use crate::config::value;
 use crate::core::effect::{EngineHint, ReadRequest};
-use crate::core::name::{FileName, SourceId, VaultPath};
+use crate::core::name::{FileName, IdentityId, SourceId, VaultPath};
 use crate::core::tree::{FieldDirSpec, FileSpec, TreeSpec};
 
 /// Reads the tables that make up the tree, and gathers what they declare.
@@ -20,6 +21,8 @@ pub(super) struct Entries<'a> {
     report: &'a Report,
     environment: &'a Environment,
     defaults: &'a Keys,
+    /// What the file that is read may use, if it is an included one.
+    bounds: Option<Within<'a>>,
     /// Who reads.
     pub identities: Identities,
     /// What is read.
@@ -31,6 +34,15 @@ pub(super) struct Entries<'a> {
     /// Mirrored prefixes.
     pub trees: Vec<TreeSpec>,
     names: Names,
+}
+
+/// What limits the entries of an included file.
+#[derive(Clone, Copy)]
+pub(super) struct Within<'a> {
+    /// What it may use.
+    pub grant: &'a Grant,
+    /// Identities that it has declared itself.
+    pub own: &'a [String],
 }
 
 /// What `secret` says.
@@ -52,12 +64,31 @@ impl<'a> Entries<'a> {
             report,
             environment,
             defaults,
+            bounds: None,
             identities,
             sources: Sources::default(),
             files: Vec::new(),
             field_dirs: Vec::new(),
             trees: Vec::new(),
             names: Names::default(),
+        }
+    }
+
+    /// What is read from now on is that of an included file.
+    pub fn include(&mut self, report: &'a Report, defaults: &'a Keys, bounds: Within<'a>) {
+        (self.report, self.defaults, self.bounds) = (report, defaults, Some(bounds));
+    }
+
+    /// Reads all tables of a file.
+    pub fn read(&mut self, root: &Section<'_>) {
+        for (name, section) in root.sections("file") {
+            self.file(name, section);
+        }
+        for (name, section) in root.sections("dir") {
+            self.dir(name, section);
+        }
+        for (name, section) in root.sections("tree") {
+            self.tree(name, section);
         }
     }
 
@@ -68,7 +99,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Reads one `[file."NAME"]`.
-    pub fn file(&mut self, name: &str, section: Section<'_>) {
+    fn file(&mut self, name: &str, section: Section<'_>) {
         let place = section.place.clone();
         let name = self.name(name, &place);
         let secret = self.secret(&section);
@@ -86,6 +117,7 @@ impl<'a> Entries<'a> {
 
         let format = own.format.clone().or(&self.defaults.format);
         let keys = self.over_defaults(own, &place);
+        self.check_granted(name.as_ref(), &keys, &place);
         let field = self.field(&secret, field);
         let format = self.format(&format, &field, secret.is_bad() || field.is_bad(), &place);
         self.check_engine(&keys, &version, &params);
@@ -101,7 +133,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Reads one `[dir."NAME"]`.
-    pub fn dir(&mut self, name: &str, section: Section<'_>) {
+    fn dir(&mut self, name: &str, section: Section<'_>) {
         let place = section.place.clone();
         let name = self.name(name, &place);
         let secret = self.secret(&section);
@@ -114,6 +146,7 @@ impl<'a> Entries<'a> {
         self.refuse_json(&own.format, "[dir]");
         self.refuse_field(&secret, "a [dir] shows all fields, or those in `names`");
         let keys = self.over_defaults(own, &place);
+        self.check_granted(name.as_ref(), &keys, &place);
         self.check_engine(&keys, &Slot::Absent, &params);
         if !names.is_written() && (params.is_written() || keys.engine.get() == Some(&EngineHint::Other)) {
             self.report.complain(
@@ -141,7 +174,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Reads one `[tree."NAME"]`.
-    pub fn tree(&mut self, name: &str, section: Section<'_>) {
+    fn tree(&mut self, name: &str, section: Section<'_>) {
         let place = section.place.clone();
         let name = self.name(name, &place);
         let secret = self.secret(&section);
@@ -158,6 +191,7 @@ impl<'a> Entries<'a> {
         self.refuse_json(&own.format, "[tree]");
         self.refuse_field(&secret, "a [tree] shows all secrets below a prefix");
         let keys = Keys { required: Slot::Absent, ..own.over(self.defaults) };
+        self.check_granted(name.as_ref(), &keys, &place);
         if let Some(word) = keys.engine.word().filter(|word| word.value == EngineHint::Other) {
             self.report.complain(
                 &place.of_key("engine", Some(&word.place)),
@@ -167,7 +201,7 @@ impl<'a> Entries<'a> {
         if let Some(name) = &name {
             self.names.add(name.clone(), Kind::Tree, &place, self.report);
         }
-        let identity = self.identities.find(&keys.identity, &place, self.report);
+        let identity = self.identity(&keys, &place);
         let (Some(name), Some(secret), Some(identity)) = (name, secret.get(), identity) else {
             return;
         };
@@ -190,6 +224,21 @@ impl<'a> Entries<'a> {
             keys.check_required(place, self.report);
         }
         keys
+    }
+
+    /// Complains about what an included file may not use.
+    fn check_granted(&self, name: Option<&FileName>, keys: &Keys, place: &Place) {
+        if let Some(Within { grant, own }) = self.bounds {
+            grant.check(&Entry { name, keys, place }, own, self.environment, self.report);
+        }
+    }
+
+    /// Who reads; what an included file may not use was complained about.
+    fn identity(&mut self, keys: &Keys, place: &Place) -> Option<IdentityId> {
+        match self.bounds {
+            Some(Within { grant, own }) if grant.identity(keys, own).is_none() => None,
+            Some(_) | None => self.identities.find(&keys.identity, place, self.report),
+        }
     }
 
     fn name(&self, text: &str, place: &Place) -> Option<FileName> {
@@ -225,7 +274,7 @@ impl<'a> Entries<'a> {
         params: &Slot<BTreeMap<String, String>>,
         place: &Place,
     ) -> Option<SourceId> {
-        let identity = self.identities.find(&keys.identity, place, self.report)?;
+        let identity = self.identity(keys, place)?;
         let path = secret.get()?.path.clone();
         if version.is_bad() || params.is_bad() {
             return None;

@@ -1,16 +1,20 @@
-//! What a configuration takes from outside: variables, the user who mounts, the accounts of the host.
+//! What a configuration takes from outside: variables, the user who mounts, the accounts of the host, other files.
 //!
 //! Tests and fuzzing make one up, so that they depend on nothing. The value of a variable that holds a
-//! credential is never kept: only whether there is one is asked here.
+//! credential is never kept: only whether there is one is asked here. Invariant: *all that was asked is noted*,
+//! so that the same configuration can be read again later, whatever has become of the host since.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::config::plan::Account;
+use crate::config::texts::{Origin, Texts};
 
 /// Variables that hold credentials; `${NAME}` never puts one of them into a path or an address.
 const CREDENTIALS: [&str; 4] = ["VAULT_TOKEN", "BAO_TOKEN", "VAULT_SECRET_ID", "BAO_SECRET_ID"];
@@ -25,21 +29,36 @@ pub struct Environment {
     /// The mounting user's home directory, where `vault login` leaves `.vault-token`.
     pub home: Option<PathBuf>,
     surroundings: Surroundings,
+    /// Where texts are read.
+    pub(super) origin: Origin,
+    noted: RefCell<Noted>,
+}
+
+/// What was taken from outside, and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Noted {
+    answers: Answers,
+    texts: Texts,
 }
 
 #[derive(Clone, Debug)]
 enum Surroundings {
     /// Those of this process and this host.
     Process,
-    /// Made up.
-    Fixed(Fixed),
+    /// Made up, or noted earlier.
+    Fixed(Answers),
 }
 
-#[derive(Clone, Debug, Default)]
-struct Fixed {
+/// Variables and accounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Answers {
     variables: BTreeMap<String, String>,
+    /// Variables that are set, whatever their value.
+    set: BTreeSet<String>,
     users: BTreeMap<String, u32>,
     groups: BTreeMap<String, u32>,
+    /// What users are to processes that become them.
+    accounts: BTreeMap<u32, Account>,
 }
 
 impl Environment {
@@ -53,12 +72,43 @@ impl Environment {
             gid: getegid().as_raw(),
             home: from_variable.or_else(from_passwd),
             surroundings: Surroundings::Process,
+            origin: Origin::Disk,
+            noted: RefCell::default(),
         }
     }
 
     /// A made-up one: no variables, no home, no accounts but those added.
     pub fn fixed(uid: u32, gid: u32) -> Environment {
-        Environment { uid, gid, home: None, surroundings: Surroundings::Fixed(Fixed::default()) }
+        Environment {
+            uid,
+            gid,
+            home: None,
+            surroundings: Surroundings::Fixed(Answers::default()),
+            origin: Origin::Disk,
+            noted: RefCell::default(),
+        }
+    }
+
+    /// One that answers what was noted and nothing else.
+    pub(super) fn noted_before(
+        (uid, gid): (u32, u32),
+        home: Option<PathBuf>,
+        answers: Answers,
+        texts: Texts,
+    ) -> Environment {
+        let surroundings = Surroundings::Fixed(answers);
+        Environment { uid, gid, home, surroundings, origin: Origin::Kept(texts), noted: RefCell::default() }
+    }
+
+    /// All that was taken from it since it was made.
+    pub(super) fn notes(&self) -> (Answers, Texts) {
+        let Noted { answers, texts } = self.noted.borrow().clone();
+        (answers, texts)
+    }
+
+    /// Notes what a text was, or what a pattern stands for.
+    pub(super) fn note_text(&self, note: impl FnOnce(&mut Texts)) {
+        note(&mut self.noted.borrow_mut().texts);
     }
 
     /// Adds variables to a made-up one.
@@ -79,7 +129,7 @@ impl Environment {
         })
     }
 
-    fn alter(mut self, change: impl FnOnce(&mut Fixed)) -> Environment {
+    fn alter(mut self, change: impl FnOnce(&mut Answers)) -> Environment {
         if let Surroundings::Fixed(fixed) = &mut self.surroundings {
             change(fixed);
         }
@@ -95,16 +145,26 @@ impl Environment {
             Surroundings::Process => std::env::var(name).ok(),
             Surroundings::Fixed(fixed) => fixed.variables.get(name).cloned(),
         };
-        value.filter(|value| !value.is_empty())
+        let value = value.filter(|value| !value.is_empty());
+        if let Some(value) = &value {
+            self.noted.borrow_mut().answers.variables.insert(name.to_owned(), value.clone());
+        }
+        value
     }
 
     /// Whether a variable is set and not empty. Whatever had to be copied to find out is wiped.
     pub(super) fn is_set(&self, name: &str) -> bool {
-        match &self.surroundings {
+        let is_set = match &self.surroundings {
             Surroundings::Process => std::env::var_os(name)
                 .is_some_and(|value| !Zeroizing::new(value.into_encoded_bytes()).is_empty()),
-            Surroundings::Fixed(fixed) => fixed.variables.get(name).is_some_and(|value| !value.is_empty()),
+            Surroundings::Fixed(fixed) => {
+                fixed.set.contains(name) || fixed.variables.get(name).is_some_and(|value| !value.is_empty())
+            }
+        };
+        if is_set {
+            self.noted.borrow_mut().answers.set.insert(name.to_owned());
         }
+        is_set
     }
 
     /// `VAULT_STEM` if that is set, else `BAO_STEM` if that is: the variable's name.
@@ -121,34 +181,37 @@ impl Environment {
 
     /// The number of a user.
     pub(super) fn user(&self, name: &str) -> Option<u32> {
-        match &self.surroundings {
+        let number = match &self.surroundings {
             Surroundings::Process => User::from_name(name).ok().flatten().map(|user| Uid::as_raw(user.uid)),
             Surroundings::Fixed(fixed) => fixed.users.get(name).copied(),
-        }
+        };
+        number.inspect(|number| {
+            self.noted.borrow_mut().answers.users.insert(name.to_owned(), *number);
+        })
     }
 
     /// What a user is to a process that becomes that user. One without an account has a group of the same number.
     pub(super) fn account(&self, uid: u32) -> Account {
         let account = match &self.surroundings {
-            Surroundings::Process => User::from_uid(Uid::from_raw(uid)).ok().flatten(),
-            Surroundings::Fixed(_) => None,
+            Surroundings::Process => of_this_host(uid),
+            Surroundings::Fixed(fixed) => fixed.accounts.get(&uid).cloned(),
         };
-        let Some(User { name, gid, .. }) = account else {
-            return Account { uid, gid: uid, groups: vec![uid] };
-        };
-        let groups = CString::new(name).ok().and_then(|name| getgrouplist(&name, gid).ok());
-        let groups = groups.unwrap_or_else(|| vec![gid]).into_iter().map(Gid::as_raw).collect();
-        Account { uid, gid: gid.as_raw(), groups }
+        let account = account.unwrap_or_else(|| Account { uid, gid: uid, groups: vec![uid] });
+        self.noted.borrow_mut().answers.accounts.insert(uid, account.clone());
+        account
     }
 
     /// The number of a group.
     pub(super) fn group(&self, name: &str) -> Option<u32> {
-        match &self.surroundings {
+        let number = match &self.surroundings {
             Surroundings::Process => {
                 Group::from_name(name).ok().flatten().map(|group| Gid::as_raw(group.gid))
             }
             Surroundings::Fixed(fixed) => fixed.groups.get(name).copied(),
-        }
+        };
+        number.inspect(|number| {
+            self.noted.borrow_mut().answers.groups.insert(name.to_owned(), *number);
+        })
     }
 
     /// `text` with each `${NAME}` replaced by that variable.
@@ -191,8 +254,13 @@ impl Environment {
 
     /// The path in a variable of this process, which may be relative to its working directory.
     pub(super) fn twin_path(&self, stem: &str) -> Option<PathBuf> {
-        let (_, value) = self.twin_value(stem)?;
-        Some(std::path::absolute(&value).unwrap_or_else(|_| PathBuf::from(value)))
+        let (name, value) = self.twin_value(stem)?;
+        let path = std::path::absolute(&value).unwrap_or_else(|_| PathBuf::from(value));
+        if let Some(text) = path.to_str() {
+            // The working directory may be another one when it is read again.
+            self.noted.borrow_mut().answers.variables.insert(name, text.to_owned());
+        }
+        Some(path)
     }
 
     fn reference(&self, name: &str) -> Result<String, String> {
@@ -210,6 +278,14 @@ impl Environment {
             format!("the environment variable {name} is unset or empty: set it, or write its value out")
         })
     }
+}
+
+/// The account that this host has for a user.
+fn of_this_host(uid: u32) -> Option<Account> {
+    let User { name, gid, .. } = User::from_uid(Uid::from_raw(uid)).ok().flatten()?;
+    let groups = CString::new(name).ok().and_then(|name| getgrouplist(&name, gid).ok());
+    let groups = groups.unwrap_or_else(|| vec![gid]).into_iter().map(Gid::as_raw).collect();
+    Some(Account { uid, gid: gid.as_raw(), groups })
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// The file as a whole.
     pub fn root(table: &'a DeTable<'a>, report: &'a Report) -> Section<'a> {
-        Section::new(Place::file(), Some(table), report)
+        Section::new(report.whole(), Some(table), report)
     }
 
     fn new(place: Place, table: Option<&'a DeTable<'a>>, report: &'a Report) -> Section<'a> {
@@ -155,6 +155,15 @@ impl<'a> Section<'a> {
 
     /// The texts under `key`, which is one text or a list of them.
     pub fn texts(&self, key: &'static str) -> Slot<Vec<Word<&'a str>>> {
+        self.list(key, |value| value::text(key, value))
+    }
+
+    /// What is under `key`, which is one value or a list of them.
+    pub fn list<T>(
+        &self,
+        key: &'static str,
+        read: impl Fn(&'a DeValue<'a>) -> Result<T, String>,
+    ) -> Slot<Vec<Word<T>>> {
         self.known.borrow_mut().push(key);
         let Slot::Is(Word { value, place }) = self.find(key) else {
             return Slot::Absent;
@@ -163,18 +172,18 @@ impl<'a> Section<'a> {
             DeValue::Array(array) => self.items(array, &place),
             single => vec![Word { value: single, place: place.clone() }],
         };
-        let mut texts = Vec::with_capacity(items.len());
+        let mut values = Vec::with_capacity(items.len());
         let mut sound = true;
         for item in items {
-            match value::text(key, item.value) {
-                Ok(text) => texts.push(Word { value: text, place: item.place }),
+            match read(item.value) {
+                Ok(value) => values.push(Word { value, place: item.place }),
                 Err(message) => {
                     self.report.complain(&item.place, message);
                     sound = false;
                 }
             }
         }
-        if sound { Slot::Is(Word { value: texts, place }) } else { Slot::Bad }
+        if sound { Slot::Is(Word { value: values, place }) } else { Slot::Bad }
     }
 
     /// The table `[key]`; an empty one if it is not there.
@@ -260,7 +269,7 @@ impl<'a> Section<'a> {
     fn items(&self, array: &'a DeArray<'a>, place: &Place) -> Vec<Word<&'a DeValue<'a>>> {
         let word = |item: &'a toml::Spanned<DeValue<'a>>| {
             let line = self.report.line_of(item.span().start);
-            Word { value: item.get_ref(), place: Place { key: place.key.clone(), line: Some(line) } }
+            Word { value: item.get_ref(), place: Place { line: Some(line), ..place.clone() } }
         };
         array.iter().map(word).collect()
     }
@@ -268,7 +277,8 @@ impl<'a> Section<'a> {
 
 /// What to write instead of a key that does not exist.
 fn unknown(key: &str, value: &DeValue<'_>, known: &[&'static str], table: &Place) -> String {
-    let named = ["file.", "dir.", "tree.", "identity."].iter().any(|kind| table.key.starts_with(kind));
+    let named =
+        ["file.", "dir.", "tree.", "identity.", "grant."].iter().any(|kind| table.key.starts_with(kind));
     if named && value.is_table() {
         return format!(
             "unknown table `{}`: put a name with a dot or a slash in it in quotes, such as \
@@ -312,7 +322,7 @@ pub(super) fn parse<'a>(text: &'a str, report: &Report) -> Option<DeTable<'a>> {
         let source = text.lines().nth(line - 1).unwrap_or_default();
         if error.message() == "duplicate key" {
             let key = text.get(span).unwrap_or_default().trim_matches(['"', '\'']);
-            let place = Place { key: repeated(text, line, key), line: Some(line) };
+            let place = Place { key: repeated(text, line, key), line: Some(line), ..report.whole() };
             report.complain(&place, "stands here a second time: keep one of the two");
             if is_header(source) {
                 let rest = text.lines().skip(line).take_while(|line| !is_header(line)).count();
@@ -321,7 +331,7 @@ pub(super) fn parse<'a>(text: &'a str, report: &Report) -> Option<DeTable<'a>> {
         } else {
             readable = false;
             report.complain(
-                &Place { key: String::new(), line: Some(line) },
+                &Place { line: Some(line), ..report.whole() },
                 format!("is not TOML: {}{}", error.message(), hint(source).unwrap_or_default()),
             );
         }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::config::environment::Environment;
 use crate::config::file::{Section, Slot};
+use crate::config::grant::Grant;
 use crate::config::plan::{CredentialSource, IdentityPlan, Method};
 use crate::config::report::{Place, Report, quoted};
 use crate::config::value;
@@ -36,25 +37,66 @@ struct Entry {
 }
 
 impl Identities {
-    /// Reads all `[identity.NAME]`; without one, the environment says who logs in.
+    /// Reads all `[identity.NAME]` of the main file.
     pub fn read(root: &Section<'_>, environment: &Environment) -> Identities {
-        let sections = root.sections("identity");
-        let mut entries = Vec::with_capacity(sections.len().max(1));
-        if sections.is_empty() {
+        let mut entries = Vec::new();
+        for (name, section) in root.sections("identity") {
+            let place = section.place.clone();
+            let plan = read(name, section, environment);
+            entries.push(Entry { name: name.to_owned(), place, plan, used: false });
+        }
+        Identities { entries, default_was_missed: false }
+    }
+
+    /// Reads all `[identity.NAME]` of an included file, as far as it may have them; returns their names.
+    pub fn include(&mut self, root: &Section<'_>, environment: &Environment, grant: &Grant) -> Vec<String> {
+        let mut names = Vec::new();
+        for (name, section) in root.sections("identity") {
+            let (place, report) = (section.place.clone(), section.report);
+            if !grant.allows_own(name, &place, report) {
+                continue;
+            }
+            if let Some(first) = self.entries.iter().find(|entry| entry.name == name) {
+                let first = first.place.pointer(&place);
+                report.complain(&place, format!("is declared by {first}, too: choose another name"));
+                continue;
+            }
+            let plan = read(name, section, environment);
+            if let Some(plan) = &plan {
+                grant.check_credentials(plan, &place, report);
+            }
+            names.push(name.to_owned());
+            self.entries.push(Entry { name: name.to_owned(), place, plan, used: false });
+        }
+        names
+    }
+
+    /// Complains about grants of identities that the main file does not have.
+    pub fn check_granted(&self, grant: &Grant, main: &Report) {
+        let missing = |name: &&String| {
+            let declared = self.entries.iter().find(|entry| entry.name == **name);
+            declared.is_none_or(|entry| entry.place.file != grant.place.file)
+        };
+        for name in grant.identities.iter().filter(missing) {
+            let table = quoted(name);
+            main.complain(
+                &grant.place.child("identities"),
+                format!("no [identity.{table}] is declared in this file: declare it, or leave it out"),
+            );
+        }
+    }
+
+    /// If none was declared at all, the environment says who logs in.
+    pub fn complete(&mut self, root: &Section<'_>, environment: &Environment) {
+        if self.entries.is_empty() {
             let place = root.place.child("identity").child(DEFAULT);
-            entries.push(Entry {
+            self.entries.push(Entry {
                 name: DEFAULT.to_owned(),
                 plan: implicit(&place, root.report, environment),
                 place,
                 used: true,
             });
         }
-        for (name, section) in sections {
-            let place = section.place.clone();
-            let plan = read(name, section, environment);
-            entries.push(Entry { name: name.to_owned(), place, plan, used: false });
-        }
-        Identities { entries, default_was_missed: false }
     }
 
     /// The identity that `name` means, for something that stands at `place`.

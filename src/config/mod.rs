@@ -2,7 +2,8 @@
 //!
 //! `file.rs` knows the words and where they stand, `plan.rs` what they mean; between them each table has a
 //! file of its own. Every default and every complaint is in this module. All complaints come out together:
-//! nothing here stops at the first one, and what could not be read is not compared with anything.
+//! nothing here stops at the first one, and what could not be read is not compared with anything. What was accepted
+//! can be kept (`kept.rs`), with all that it was read from.
 
 mod address;
 mod complaint;
@@ -10,7 +11,10 @@ mod entries;
 mod environment;
 mod extra;
 mod file;
+mod grant;
 mod identity;
+mod include;
+mod kept;
 mod keys;
 mod names;
 pub mod plan;
@@ -18,31 +22,28 @@ mod report;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod value;
 mod vault;
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-use toml::de::DeTable;
 
 pub use complaint::{Complaint, Complaints};
 pub use environment::Environment;
 pub use extra::{COMMAND_LINE, ExtraFile, basic_string, load_with};
+pub use kept::{Kept, load_to_keep};
 
-use crate::config::entries::Entries;
+use crate::config::entries::{Entries, Within};
 use crate::config::file::Section;
+use crate::config::grant::Grant;
 use crate::config::identity::Identities;
+use crate::config::include::Reading;
 use crate::config::keys::Keys;
 use crate::config::plan::MountPlan;
-use crate::config::report::{Place, Report};
+use crate::config::report::Report;
+use crate::config::texts::Bounds;
 use crate::config::value::ModeOf;
 use crate::core::access::{Mode, Rule};
-
-/// Nobody writes a longer configuration, in bytes.
-const LONGEST_FILE: u64 = 4 << 20;
 
 /// Reads the configuration in `path`.
 ///
@@ -52,46 +53,66 @@ pub fn load(path: &Path, environment: &Environment) -> Result<MountPlan, Complai
     load_with(Some(path), &[], environment)
 }
 
-/// Reads the configuration in `text`; `path` is only named in complaints.
+/// Reads the configuration in `text`; `path` is named in complaints, and what it includes lies beside it.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<MountPlan, Complaints> {
     let report = Report::new(path, text);
-    let plan = file::parse(text, &report).map(|document| resolve(&document, &report, environment));
+    let document = file::parse(text, &report);
+    let plan = document.as_ref().map(|document| {
+        let root = Section::root(document, &report);
+        let (grants, guests) = include::read(&root, environment);
+        let readings = guests.iter().filter_map(|guest| guest.reading(&report, &grants)).collect();
+        resolve(root, &grants, readings, environment)
+    });
+    drop(document);
     let warnings = report.finish()?;
     match plan {
         Some(plan) => Ok(MountPlan { warnings, ..plan }),
-        None => Err(Complaints::new(vec![about(path, "is not TOML".to_owned())])),
+        None => Err(Complaints::one(path, "", "is not TOML")),
     }
 }
 
 /// Gives every word its meaning. What comes out counts only if nothing was complained about.
-fn resolve(document: &DeTable<'_>, report: &Report, environment: &Environment) -> MountPlan {
-    let root = Section::root(document, report);
+fn resolve(
+    root: Section<'_>,
+    grants: &[Grant],
+    readings: Vec<Reading<'_>>,
+    environment: &Environment,
+) -> MountPlan {
+    let report = root.report;
     let vault = vault::vault_plan(root.section("vault"), environment);
     let mount = vault::mount_settings(root.section("mount"), environment);
     let (defaults, directory) = defaults(root.section("defaults"), environment);
-    let identities = Identities::read(&root, environment);
+    let mut identities = Identities::read(&root, environment);
+    let readings = &readings;
+    let guests: Vec<_> = readings
+        .iter()
+        .filter_map(|reading| {
+            let root = Section::root(reading.document.as_ref()?, &reading.report);
+            let own = identities.include(&root, environment, reading.grant);
+            let keys = guest_defaults(&root, reading.grant, &defaults, environment);
+            Some((root, reading, own, keys))
+        })
+        .collect();
+    identities.complete(&root, environment);
+    for grant in grants {
+        identities.check_granted(grant, report);
+    }
     let mut entries = Entries::new(report, environment, &defaults, identities);
-    for (name, section) in root.sections("file") {
-        entries.file(name, section);
+    entries.read(&root);
+    for (root, reading, own, keys) in &guests {
+        entries.include(&reading.report, keys, Within { grant: reading.grant, own });
+        entries.read(root);
     }
-    for (name, section) in root.sections("dir") {
-        entries.dir(name, section);
-    }
-    for (name, section) in root.sections("tree") {
-        entries.tree(name, section);
-    }
-    root.finish();
     let entries = entries.finish();
+    let nowhere = report.whole();
+    root.finish();
     if entries.files.is_empty() && entries.field_dirs.is_empty() && entries.trees.is_empty() {
-        report.warn(
-            &Place::file(),
-            "declares nothing to show: write a [file.\"NAME\"] with `secret = \"PATH\"`",
-        );
+        report.warn(&nowhere, "declares nothing to show: write a [file.\"NAME\"] with `secret = \"PATH\"`");
     }
-    MountPlan {
+    let plan = MountPlan {
         vault,
         mount,
         sources: entries.sources.finish(&entries.trees),
@@ -101,7 +122,28 @@ fn resolve(document: &DeTable<'_>, report: &Report, environment: &Environment) -
         trees: entries.trees,
         directory,
         warnings: Vec::new(),
+    };
+    for (root, ..) in guests {
+        root.finish();
     }
+    plan
+}
+
+/// Reads `[defaults]` of an included file, and complains about the tables that only the main file has.
+fn guest_defaults(root: &Section<'_>, grant: &Grant, of_main: &Keys, environment: &Environment) -> Keys {
+    let main = grant.place.file.display();
+    for table in ["vault", "mount"] {
+        root.refuse(table, &format!("is for all files: only {main} has it, so leave it out"));
+    }
+    for key in ["include", "grant"] {
+        root.refuse(key, &format!("is of no use here: only {main} includes files, so leave it out"));
+    }
+    let section = root.section("defaults");
+    let keys = Keys::read(&section, environment).over(&grant.defaults(of_main));
+    keys.check_required(&section.place, section.report);
+    section.refuse("dir-mode", &format!("is the same for all directories: only {main} has it"));
+    section.finish();
+    keys
 }
 
 /// Reads `[defaults]`: the shared keys, and who may enter directories.
@@ -116,48 +158,10 @@ fn defaults(section: Section<'_>, environment: &Environment) -> (Keys, Rule) {
 
 /// The text of the file, and complaints about who could have written it.
 fn read_checked(path: &Path, environment: &Environment) -> Result<(String, Vec<Complaint>), Complaints> {
-    read(path, environment).map_err(|message| Complaints::new(vec![about(path, message)]))
-}
-
-fn read(path: &Path, environment: &Environment) -> Result<(String, Vec<Complaint>), String> {
-    let unreadable = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => "does not exist: create it, or name another file".to_owned(),
-        ErrorKind::PermissionDenied => {
-            format!(
-                "may not be read by user {}: change its owner or mode, or be another user",
-                environment.uid
-            )
-        }
-        ErrorKind::IsADirectory => "is a directory: name a file in it".to_owned(),
-        _ => format!("can't be read: {error}"),
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    // Of the open file, so that nobody can put another one in its place in between.
-    let metadata = file.metadata().map_err(unreadable)?;
-    let mut complaints = Vec::new();
-    if metadata.mode() & 0o002 != 0 {
-        let advice = format!("can be written by everybody: chmod o-w {}", path.display());
-        complaints.push(about(path, advice));
+    match environment.text(path, &Bounds::Named) {
+        Ok(found) => Ok((found.text, found.faults.into_iter().map(|fault| about(path, fault)).collect())),
+        Err(message) => Err(Complaints::one(path, "", message)),
     }
-    if metadata.uid() != 0 && metadata.uid() != environment.uid {
-        let advice = format!(
-            "belongs to user {}, who could change it: chown it to root or to user {}",
-            metadata.uid(),
-            environment.uid
-        );
-        complaints.push(about(path, advice));
-    }
-    let mut bytes = Vec::new();
-    file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err("is longer than 4 MiB, so it is no configuration: name another file".to_owned());
-    }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let good = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
-        format!("is not UTF-8 in line {line}: save it as UTF-8")
-    })?;
-    Ok((text, complaints))
 }
 
 /// A complaint about the file as a whole.

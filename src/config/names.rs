@@ -26,7 +26,7 @@ impl Names {
     /// Declares a name; complains if it was declared before.
     pub fn add(&mut self, name: FileName, kind: Kind, place: &Place, report: &Report) {
         if let Some((_, first)) = self.declared.get(&name) {
-            let pointer = first.pointer();
+            let pointer = first.pointer(place);
             report.complain(
                 place,
                 format!("the name {:?} is declared by {pointer}, too: choose another one", name.as_str()),
@@ -43,8 +43,9 @@ impl Names {
                 let above = FileName::new(&name.as_str()[..slash]).ok();
                 let Some((kind, above)) = above.and_then(|above| self.declared.get(&above)) else { continue };
                 // Whatever was written later is the more likely mistake.
-                let (here, there) = if place.line < above.line { (above, place) } else { (place, above) };
-                let there = there.pointer();
+                let first = place.file == above.file && place.line < above.line;
+                let (here, there) = if first { (above, place) } else { (place, above) };
+                let there = there.pointer(here);
                 let message = match kind {
                     Kind::File => {
                         format!("is at odds with {there}: a name is a file or a directory, so rename one")

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::access::Rule;
 use crate::core::name::{FileName, VaultPath};
 use crate::core::source::SourceSpec;
@@ -111,7 +113,7 @@ pub struct MountSettings {
 }
 
 /// A user, as a process can be one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// The user.
     pub uid: u32,
@@ -201,6 +203,18 @@ pub enum Method {
         /// The secret id; `None` for a role with `bind_secret_id=false`.
         secret_id: Option<CredentialSource>,
     },
+}
+
+impl Method {
+    /// Where it finds what it logs in with.
+    pub fn credentials(&self) -> Vec<&CredentialSource> {
+        match self {
+            Method::Token { token } => vec![token],
+            Method::AppRole { role_id, secret_id, .. } => {
+                [role_id].into_iter().chain(secret_id.as_ref()).collect()
+            }
+        }
+    }
 }
 
 /// Where a credential is found when it is needed.

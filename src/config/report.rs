@@ -1,13 +1,16 @@
 //! Collects complaints and warnings while a configuration is read, so that all come out together.
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::rc::Rc;
 
 use crate::config::complaint::{Complaint, Complaints};
 
 /// Where something stands in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
+    /// The file.
+    pub file: Rc<Path>,
     /// The key with all tables before it; empty for the file as a whole.
     pub key: String,
     /// Its line, from 1 on.
@@ -15,11 +18,6 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The file as a whole.
-    pub fn file() -> Place {
-        Place { key: String::new(), line: None }
-    }
-
     /// The place of a key below this one that has no line of its own.
     pub fn child(&self, key: &str) -> Place {
         self.child_at(key, self.line)
@@ -28,7 +26,7 @@ impl Place {
     /// The place of a key below this one.
     pub fn child_at(&self, key: &str, line: Option<usize>) -> Place {
         let dot = if self.key.is_empty() { "" } else { "." };
-        Place { key: format!("{}{dot}{}", self.key, quoted(key)), line }
+        Place { file: Rc::clone(&self.file), key: format!("{}{dot}{}", self.key, quoted(key)), line }
     }
 
     /// The place of a key that takes effect in this table: where it was `written` if that is here, else the
@@ -38,12 +36,12 @@ impl Place {
         written.filter(|written| written.key == own.key).cloned().unwrap_or(own)
     }
 
-    /// How another complaint points here: `file."a" (line 3)`.
-    pub fn pointer(&self) -> String {
-        match self.line {
-            Some(line) => format!("{} (line {line})", self.key),
-            None => self.key.clone(),
-        }
+    /// How a complaint about `from` points here: `file."a" (line 3)`, with the file if that is another one.
+    pub fn pointer(&self, from: &Place) -> String {
+        let line = self.line.map(|line| format!("line {line}"));
+        let file = (self.file != from.file).then(|| self.file.display().to_string());
+        let at: Vec<String> = [line, file].into_iter().flatten().collect();
+        if at.is_empty() { self.key.clone() } else { format!("{} ({})", self.key, at.join(" of ")) }
     }
 }
 
@@ -53,11 +51,17 @@ pub(super) fn quoted(key: &str) -> String {
     if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") }
 }
 
-/// The complaints and warnings about one file.
+/// The complaints and warnings about one file, and about those that it includes.
 pub(super) struct Report {
-    file: PathBuf,
+    file: Rc<Path>,
     /// The offset of the first byte of each line, in bytes.
     line_starts: Vec<usize>,
+    gathered: Rc<Gathered>,
+}
+
+/// What is said of all files.
+#[derive(Default)]
+struct Gathered {
     complaints: RefCell<Vec<Complaint>>,
     warnings: RefCell<Vec<String>>,
 }
@@ -68,11 +72,20 @@ impl Report {
         let after_newlines =
             text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
         Report {
-            file: file.to_owned(),
+            file: Rc::from(file),
             line_starts: std::iter::once(0).chain(after_newlines).collect(),
-            complaints: RefCell::default(),
-            warnings: RefCell::default(),
+            gathered: Rc::default(),
         }
+    }
+
+    /// A report on another file; what is said of it comes out with the rest.
+    pub fn on(&self, file: &Path, text: &str) -> Report {
+        Report { gathered: Rc::clone(&self.gathered), ..Report::new(file, text) }
+    }
+
+    /// The file as a whole.
+    pub fn whole(&self) -> Place {
+        Place { file: Rc::clone(&self.file), key: String::new(), line: None }
     }
 
     /// The line of a byte, from 1 on.
@@ -82,8 +95,8 @@ impl Report {
 
     /// Adds a complaint; what several files inherit from `[defaults]` is complained about once.
     pub fn complain(&self, place: &Place, message: impl Into<String>) {
-        let complaint = self.about(place, message);
-        let mut complaints = self.complaints.borrow_mut();
+        let complaint = about(place, message);
+        let mut complaints = self.gathered.complaints.borrow_mut();
         if !complaints.contains(&complaint) {
             complaints.push(complaint);
         }
@@ -91,21 +104,30 @@ impl Report {
 
     /// Adds a warning.
     pub fn warn(&self, place: &Place, message: impl Into<String>) {
-        self.warnings.borrow_mut().push(self.about(place, message).to_string());
-    }
-
-    fn about(&self, place: &Place, message: impl Into<String>) -> Complaint {
-        let (line, key, message) = (place.line, place.key.clone(), message.into());
-        Complaint { file: self.file.clone(), line, key, message }
+        self.gathered.warnings.borrow_mut().push(about(place, message).to_string());
     }
 
     /// The warnings, if there is nothing to complain about.
     ///
     /// # Errors
-    /// All complaints.
+    /// All complaints, those about this file first.
     pub fn finish(self) -> Result<Vec<String>, Complaints> {
-        let complaints = self.complaints.into_inner();
-        if complaints.is_empty() { Ok(self.warnings.into_inner()) } else { Err(Complaints::new(complaints)) }
+        let mut complaints = self.gathered.complaints.take();
+        complaints.sort_by_key(|complaint| *complaint.file != *self.file);
+        if complaints.is_empty() {
+            Ok(self.gathered.warnings.take())
+        } else {
+            Err(Complaints::new(complaints))
+        }
+    }
+}
+
+fn about(place: &Place, message: impl Into<String>) -> Complaint {
+    Complaint {
+        file: place.file.to_path_buf(),
+        line: place.line,
+        key: place.key.clone(),
+        message: message.into(),
     }
 }
 
@@ -123,10 +145,25 @@ mod tests {
 
     #[test]
     fn keys_that_need_quotes_get_them() {
-        let file = Place { key: "file".to_owned(), line: Some(7) };
+        let report = Report::new(Path::new("x.toml"), "");
+        let file = Place { key: "file".to_owned(), line: Some(7), ..report.whole() };
         assert_eq!(file.child("db/password").child("mode").key, "file.\"db/password\".mode");
-        assert_eq!(file.child("weather").pointer(), "file.weather (line 7)");
+        assert_eq!(file.child("weather").pointer(&report.whole()), "file.weather (line 7)");
         assert_eq!(quoted("a\u{1b}b"), "\"a\\u{1b}b\"");
         assert_eq!(quoted(""), "\"\"");
+    }
+
+    #[test]
+    fn what_is_said_of_several_files_comes_out_together_and_names_each() {
+        let main = Report::new(Path::new("a.toml"), "x\ny\n");
+        let other = main.on(Path::new("conf.d/b.toml"), "z\n");
+        let here = Place { key: "file.a".to_owned(), line: Some(2), ..main.whole() };
+        let there = Place { key: "file.b".to_owned(), line: Some(1), ..other.whole() };
+        other.complain(&there, format!("is at odds with {}", here.pointer(&there)));
+        main.complain(&here, "is wrong");
+        assert_eq!(
+            main.finish().unwrap_err().to_string(),
+            "a.toml:2: file.a: is wrong\nconf.d/b.toml:1: file.b: is at odds with file.a (line 2 of a.toml)"
+        );
     }
 }

@@ -116,14 +116,13 @@ fn agree(first: &First, keys: &Keys, place: &Place, report: &Report) {
         if their_value == our_value {
             continue;
         }
-        report.complain(
-            &place.of_key(key, ours),
-            format!(
-                "is {our_value} here and {their_value} for {}, which shows the same secret and so \
-                 shares its lease: write the same `{key}` in both",
-                first.place.pointer()
-            ),
+        let place = place.of_key(key, ours);
+        let message = format!(
+            "is {our_value} here and {their_value} for {}, which shows the same secret and so \
+             shares its lease: write the same `{key}` in both",
+            first.place.pointer(&place)
         );
+        report.complain(&place, message);
     }
 }
 

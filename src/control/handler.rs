@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
@@ -10,8 +11,8 @@ use crate::control::explaining::{Lore, next_report};
 use crate::control::listener::{Farewell, Handler};
 use crate::control::lock_store::LockStore;
 use crate::control::protocol::{
-    Ask, FileReport, IdentityReport, Instant, LeaseReport, LostLoginReport, ProtectionReport, RefreshReport,
-    RefreshedFile, Refusal, Reply, RevokeReport, StatusReport, VaultReport,
+    Ask, FileReport, FixedReport, IdentityReport, Instant, LeaseReport, LostLoginReport, ProtectionReport,
+    RefreshReport, RefreshedFile, Refusal, ReloadReport, Reply, RevokeReport, StatusReport, VaultReport,
 };
 use crate::core::effect::{Answer, Outcome};
 use crate::core::engine::{FileStatus, IdentityStatus, Kind, Retirement, Status};
@@ -55,6 +56,8 @@ pub struct MountInfo {
     pub unit: Option<String>,
     /// The user whom the daemon runs as.
     pub user: String,
+    /// What a reload can't change, if there can be one.
+    pub fixed: Option<FixedReport>,
 }
 
 /// Whether somebody goes on where a server ends.
@@ -80,6 +83,8 @@ pub struct ServiceHandler<C> {
     pub ends: mpsc::UnboundedSender<Farewell>,
     /// Whether there is somebody who starts a successor.
     pub successor: Successor,
+    /// What became of the last reload.
+    pub reload: Mutex<Option<ReloadReport>>,
 }
 
 /// Why generations end.
@@ -116,6 +121,16 @@ impl<C: Clock> Handler for ServiceHandler<C> {
                 Successor::Comes => Reply::HandingOver { pid: self.info.pid },
                 Successor::None => Reply::Refused(Refusal::NoSuccessor),
             },
+            Ask::Reload => match self.successor {
+                Successor::Comes => Reply::Reloading { pid: self.info.pid },
+                Successor::None => Reply::Refused(Refusal::NoSuccessor),
+            },
+            Ask::NotReloaded { why } => {
+                tracing::error!(why, "the configuration was not reloaded: the one in force stays");
+                let report = ReloadReport { at: rfc3339(sys::unix_time()), error: Some(why) };
+                *self.reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+                Reply::Noted
+            }
         }
     }
 
@@ -165,6 +180,8 @@ impl<C: Clock> ServiceHandler<C> {
             unit: self.info.unit.clone().unwrap_or_default(),
             user: self.info.user.clone(),
             protections: self.info.protections.clone(),
+            reload: self.reload.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            fixed: self.info.fixed.clone(),
         }
     }
 
@@ -379,7 +396,7 @@ impl Times {
 }
 
 /// An instant as RFC 3339, in whole seconds.
-pub(super) fn rfc3339(time: UnixTime) -> String {
+pub fn rfc3339(time: UnixTime) -> String {
     // The last second of the year 9999: what is later can't be written.
     let seconds = u64::try_from(time.seconds).unwrap_or(0).min(253_402_300_799);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()

@@ -34,7 +34,7 @@ const CONNECTIONS: usize = 16;
 pub trait Handler: Send + Sync + 'static {
     /// The answer to a request of this user. May wait, in bounded time.
     fn answer(&self, ask: Ask, uid: u32) -> impl Future<Output = Reply> + Send;
-    /// The answer to [`Ask::Unmount`] or [`Ask::HandOver`] was sent: the daemon may end. Must not block.
+    /// The answer to [`Ask::Unmount`], [`Ask::HandOver`] or [`Ask::Reload`] was sent: the daemon may end. Must not block.
     fn end(&self, farewell: Farewell);
 }
 
@@ -45,6 +45,8 @@ pub enum Farewell {
     Nothing,
     /// Everything, for its successor.
     Everything,
+    /// Everything, for a successor that takes a new configuration and new credentials.
+    Reload,
 }
 
 /// An open control socket. Dropped, it is removed.
@@ -186,6 +188,7 @@ async fn converse(mut stream: UnixStream, handler: &impl Handler) -> io::Result<
         let farewell = match reply {
             Reply::Stopping { .. } => Some(Farewell::Nothing),
             Reply::HandingOver { .. } => Some(Farewell::Everything),
+            Reply::Reloading { .. } => Some(Farewell::Reload),
             _ => None,
         };
         let sent = send(&mut stream, reply).await;

@@ -75,8 +75,16 @@ pub enum Ask {
     },
     /// End, as SIGTERM does.
     Unmount,
-    /// End for a successor, which goes on with the same leases and open files.
+    /// End for a successor, which goes on with the same leases and open files, and with the configuration as it is
+    /// on the disk now.
     HandOver,
+    /// The same, and every identity logs in anew.
+    Reload,
+    /// Remember that the configuration on the disk was read by somebody else and can't be used.
+    NotReloaded {
+        /// Why.
+        why: String,
+    },
 }
 
 /// An answer: one line.
@@ -116,6 +124,13 @@ pub enum Reply {
         /// The server that ends.
         pid: u32,
     },
+    /// To [`Ask::Reload`]: it ends now.
+    Reloading {
+        /// The server that ends.
+        pid: u32,
+    },
+    /// To [`Ask::NotReloaded`].
+    Noted,
     /// It was not done.
     Refused(Refusal),
 }
@@ -188,6 +203,30 @@ pub struct StatusReport {
     /// What the process that serves it has given up, or not; empty if it gives nothing up.
     #[serde(default)]
     pub protections: Vec<ProtectionReport>,
+    /// What became of the last reload, if there was one.
+    #[serde(default)]
+    pub reload: Option<ReloadReport>,
+    /// What a reload can't change; none if there can't be one.
+    #[serde(default)]
+    pub fixed: Option<FixedReport>,
+}
+
+/// What became of the last reload, upgrade or restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// When, as RFC 3339.
+    pub at: String,
+    /// Why the configuration on the disk is not in force; `None`: it is.
+    pub error: Option<String>,
+}
+
+/// What a new configuration can't change while it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FixedReport {
+    /// What it must say of `allow-other`; `None`: it is asked no more.
+    pub allow_other: Option<bool>,
+    /// The most that it can say of `max-memory`, in bytes.
+    pub max_memory: u64,
 }
 
 /// How a protection of the process that serves a mount stands.
@@ -376,6 +415,8 @@ mod tests {
             Ask::Explain { name: "db".to_owned() },
             Ask::Unmount,
             Ask::HandOver,
+            Ask::Reload,
+            Ask::NotReloaded { why: "a:1: is no \"TOML\"\nb:2: neither".to_owned() },
         ] {
             let line = line(&Request { v: VERSION, ask: ask.clone() });
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);

@@ -1,7 +1,8 @@
 //! What is served: everything that was checked before, and the course from the first answer to the last.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
@@ -11,15 +12,18 @@ use crate::config::plan::MountPlan;
 use crate::control::protocol::ProtectionReport;
 use crate::control::{Farewell, Listener, LockStore, MountInfo, ServiceHandler, Successor};
 use crate::core::locks::Locks;
+use crate::core::name::IdentityId;
 use crate::core::time::UnixTime;
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::Heritage;
 use crate::daemon::lore::PlanLore;
+use crate::daemon::record::{Book, Order};
 use crate::daemon::stand::Stand;
 use crate::daemon::{DaemonError, driver_settings, reload, system};
 use crate::driver::clock::SystemClock;
 use crate::driver::{Driver, Service, Unrevoked};
 use crate::fuse::adapter::{Adapter, Wiring};
+use crate::fuse::session::SessionEnd;
 use crate::keeper::Word;
 use crate::sandbox::{Entry, Protections, State};
 use crate::sys::{self, BootTimer};
@@ -52,6 +56,8 @@ pub(super) struct Ground {
     succession: Option<Succession>,
     /// The user whom this process runs as.
     user: String,
+    /// What is written down for those who come, and who logs in though there may be a token.
+    record: Option<(Arc<Mutex<Book>>, BTreeSet<IdentityId>)>,
 }
 
 /// Where the next server comes from.
@@ -72,11 +78,11 @@ pub enum Ended {
     HandedOver,
 }
 
-/// What makes a server end, or log in anew.
+/// What makes a server end.
 pub(super) struct Calls<T> {
     /// Ends it; says who wants that.
     pub told: T,
-    /// With each one every identity logs in anew.
+    /// The next server reads the configuration, and every identity logs in anew.
     pub hangup: Option<Signal>,
 }
 
@@ -92,8 +98,21 @@ impl Ground {
     ) -> Result<Ground, DaemonError> {
         let client = Client::new(&plan.vault, &plan.identities)?;
         let protections = Arc::default();
-        let (succession, user) = (None, sys::privilege::user_name(sys::effective_ids().0));
-        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections, succession, user })
+        let (succession, record) = (None, None);
+        let user = sys::privilege::user_name(sys::effective_ids().0);
+        Ok(Ground {
+            plan,
+            config,
+            stand,
+            client,
+            heritage,
+            mounted,
+            losses,
+            protections,
+            succession,
+            user,
+            record,
+        })
     }
 
     /// This process has given that up.
@@ -109,6 +128,11 @@ impl Ground {
     /// The name of the user whom this process runs as, who may not be looked up any more.
     pub(super) fn run_by(self, user: String) -> Ground {
         Ground { user, ..self }
+    }
+
+    /// There is a book for those who come.
+    pub(super) fn recorded(self, book: Arc<Mutex<Book>>, anew: BTreeSet<IdentityId>) -> Ground {
+        Ground { record: Some((book, anew)), ..self }
     }
 
     /// Serves until it is told that it is over, or somebody takes the mount away; then gives everything back,
@@ -132,6 +156,7 @@ impl Ground {
             protections,
             succession,
             user,
+            record,
         } = self;
         let Heritage { mut engine, seal, requests, inheritance } = heritage;
         let Calls { told, mut hangup } = calls;
@@ -145,6 +170,12 @@ impl Ground {
             // Nobody listens any more when the end was asked for.
             let _ = tell_end.send(end);
         })?;
+        let (book, anew) = record.map_or((None, BTreeSet::new()), |(book, anew)| (Some(book), anew));
+        let in_book = book.as_ref().map(|book| {
+            let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
+            book.accept(sys::unix_time());
+            (book.record.fixed, book.record.reload.clone())
+        });
         for request in failed {
             service.call(|engine, at| ((), engine.failed(at, request)));
         }
@@ -167,8 +198,10 @@ impl Ground {
                 program,
                 unit,
                 user,
+                fixed: in_book.as_ref().map(|(fixed, _)| reload::fixed_report(fixed)),
                 ..mount_info(&plan, config, served.path(), mounted, losses, &protections)
             },
+            reload: Mutex::new(in_book.and_then(|(_, last)| last).map(reload::report)),
             lore,
             locks: tokio::sync::Mutex::new(locks),
             ends,
@@ -176,48 +209,68 @@ impl Ground {
         };
         let answering = listener.map(|listener| tokio::spawn(listener.serve(handler)));
         herald.say(&Word::Serves);
+        if !anew.is_empty() {
+            reload::log_in_anew(&service, &anew);
+        }
         let announcing = tokio::spawn(announce(service.clone(), served.path()));
         let guarding = tokio::spawn(watch_over(service.clone(), Arc::clone(&herald)));
         let terminal = reload::Terminal::find();
         tokio::pin!(told);
-        let was_stopping = service.look(|engine, _| engine.is_stopping());
-        let end = loop {
-            if was_stopping {
+        let end = tokio::select! {
+            biased;
+            () = async {}, if service.look(|engine, _| engine.is_stopping()) => {
                 // Its start has to be over before it can end well.
                 herald.notify(&[sd_notify::NotifyState::Ready]);
                 tracing::info!("stopping: the server before this one had begun to");
-                break None;
+                End::Mount(None)
             }
-            tokio::select! {
-                who = &mut told => { tracing::info!("stopping: {who}"); break None }
-                Some(farewell) = asked.recv() => match farewell {
-                    Farewell::Nothing => {
-                        tracing::info!("stopping: asked by `leasefs unmount`");
-                        break None;
-                    }
-                    Farewell::Everything => {
-                        hand_over(&service, &herald).await;
-                        return Ok(Ended::HandedOver);
-                    }
-                },
-                end = session_end.recv() => break end,
-                path = replaced(&protections), if successor == Successor::Comes => {
-                    tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
-                    hand_over(&service, &herald).await;
-                    return Ok(Ended::HandedOver);
+            who = &mut told => { tracing::info!("stopping: {who}"); End::Mount(None) }
+            Some(farewell) = asked.recv() => match farewell {
+                Farewell::Nothing => {
+                    tracing::info!("stopping: asked by `leasefs unmount`");
+                    End::Mount(None)
                 }
-                () = reload::hung_up(&mut hangup) => {
-                    if terminal.is_gone() {
-                        tracing::info!("stopping: the terminal was closed");
-                        break None;
-                    }
-                    let reload = reload::log_in_anew(service.clone(), announcing.abort_handle(), Arc::clone(&herald));
-                    tokio::spawn(reload);
+                Farewell::Everything => End::Successor(Some(Order::Reread)),
+                Farewell::Reload => End::Successor(Some(Order::Reload)),
+            },
+            end = session_end.recv() => End::Mount(end),
+            path = replaced(&protections), if successor == Successor::Comes => {
+                tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
+                End::Successor(None)
+            }
+            () = reload::hung_up(&mut hangup) => {
+                if terminal.is_gone() {
+                    tracing::info!("stopping: the terminal was closed");
+                    End::Mount(None)
+                } else {
+                    End::Successor(Some(Order::Reload))
                 }
             }
         };
-        // A server that takes over from here goes on with this.
-        service.look(|engine, _| engine.will_stop());
+        let end = match end {
+            End::Mount(end) => {
+                // A server that takes over from here goes on with this.
+                service.look(|engine, _| engine.will_stop());
+                end
+            }
+            End::Successor(order) => {
+                if order == Some(Order::Reload) {
+                    tracing::info!(
+                        "reloading: the next server reads the configuration, and looks for new credentials"
+                    );
+                    // Systemd waits for whoever has said this; and it listens to the keeper, which stays.
+                    if announcing.is_finished() && herald.is_of_a_keeper() {
+                        reload::tell_reloading(&herald);
+                    }
+                }
+                hand_over(&service).await;
+                if let (Some(book), Some(order)) = (&book, order) {
+                    book.lock().unwrap_or_else(PoisonError::into_inner).leave(order);
+                }
+                herald.say(&Word::HandOver);
+                return Ok(Ended::HandedOver);
+            }
+        };
         announcing.abort();
         guarding.abort();
         herald.notify(&[sd_notify::NotifyState::Stopping]);
@@ -257,14 +310,21 @@ async fn replaced(protections: &Protections) -> PathBuf {
     }
 }
 
-/// Waits for a moment in which nothing is being minted, so that nothing is lost, and says that the server ends.
-async fn hand_over(service: &Service<SystemClock>, herald: &Herald) {
+/// What comes when a server ends.
+enum End {
+    /// Nothing: all is given back. How the session ended, if it did.
+    Mount(Option<SessionEnd>),
+    /// A successor, which is to do this.
+    Successor(Option<Order>),
+}
+
+/// Waits for a moment in which nothing is being minted, so that nothing is lost.
+async fn hand_over(service: &Service<SystemClock>) {
     tracing::info!("the next server takes over");
     let deadline = tokio::time::Instant::now() + CALM_PATIENCE;
     while tokio::time::Instant::now() < deadline && !service.look(|engine, _| engine.is_calm()) {
         tokio::time::sleep(CALM_LOOK).await;
     }
-    herald.say(&Word::HandOver);
 }
 
 fn mount_info(
@@ -287,6 +347,7 @@ fn mount_info(
         program: None,
         unit: None,
         user: String::new(),
+        fixed: None,
     }
 }
 

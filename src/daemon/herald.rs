@@ -34,6 +34,11 @@ impl Herald {
         }
     }
 
+    /// Whether a keeper stays when this process ends.
+    pub(super) fn is_of_a_keeper(&self) -> bool {
+        self.keeper.is_some()
+    }
+
     /// For a keeper. Returns whether there is one that hears it.
     pub(super) fn say(&self, word: &Word) -> bool {
         let say =

@@ -1,38 +1,37 @@
-//! What SIGHUP asks for: credential files were replaced, so every identity logs in with what they hold now.
-//! The log says of each whether it went well; a token that lives stays in use if it did not.
+//! What SIGHUP asks for: the configuration or credential files were replaced. The next server reads the one, and
+//! identities log in with what the others hold now, where they are others than before. The log says of each whether it
+//! went well; a token that lives stays in use if it did not.
 //!
 //! The kernel sends the same signal when the terminal is closed that the daemon was started on: then it is to end.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
-use std::sync::Arc;
-use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::Signal;
-use tokio::task::AbortHandle;
 
+use crate::control::protocol::{FixedReport, ReloadReport};
+use crate::control::rfc3339;
+use crate::core::name::IdentityId;
 use crate::daemon::herald::Herald;
+use crate::daemon::record::{Fixed, Reloaded};
 use crate::driver::Service;
 use crate::driver::clock::Clock;
 
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// Has identities log in whose credentials were replaced.
+pub(super) fn log_in_anew<C: Clock>(service: &Service<C>, anew: &BTreeSet<IdentityId>) {
+    tracing::info!(count = anew.len(), "identities log in with what their files hold now");
+    service.call(|engine, at| ((), engine.log_in_anew_of(at, anew)));
+}
 
-/// Logs in anew, and tells systemd how long that takes, unless the mount was not announced as ready yet:
-/// then nobody waits for the reload, and the end of it is not the readiness that is waited for.
-pub(super) async fn log_in_anew<C: Clock>(service: Service<C>, announcing: AbortHandle, herald: Arc<Herald>) {
-    let was_announced = announcing.is_finished();
-    tracing::info!("reloading: every identity logs in with what its files hold now");
-    if was_announced {
-        tell_reloading(&herald);
-    }
-    service.call(|engine, at| ((), engine.log_in_anew(at)));
-    while service.look(|engine, _| engine.is_logging_in()) {
-        tokio::time::sleep(LOOK).await;
-    }
-    if was_announced {
-        herald.notify(&[NotifyState::Ready]);
-    }
+/// What `leasefs status` says of the last reload.
+pub(super) fn report(last: Reloaded) -> ReloadReport {
+    ReloadReport { at: rfc3339(last.at), error: last.refused }
+}
+
+/// What it says of what can't be changed by one.
+pub(super) fn fixed_report(fixed: &Fixed) -> FixedReport {
+    FixedReport { allow_other: fixed.allow_other, max_memory: fixed.max_memory }
 }
 
 /// The terminal that the daemon was started on, if there is one.
@@ -53,7 +52,7 @@ impl Terminal {
 }
 
 /// Both in one message, as systemd wants it (sd_notify(3), `RELOADING=1`).
-fn tell_reloading(herald: &Herald) {
+pub(super) fn tell_reloading(herald: &Herald) {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => herald.notify(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "systemd could not be told"),

@@ -3,18 +3,19 @@
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::plan::{Account, MountPlan};
-use crate::config::{self, Environment};
 use crate::control::{ControlDirectory, LockStore};
 use crate::daemon::ground::{Calls, Ended, Ground, Succession};
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::{Heritage, Memory};
-use crate::daemon::record::Record;
+use crate::daemon::record::{Book, Record};
+use crate::daemon::stamps::Variables;
 use crate::daemon::stand::Stand;
+use crate::daemon::trial::{self, Chosen};
 use crate::daemon::{
     DaemonError, command, end_on_panic, layout, locked_in_part, readiness, runtime, system, unit,
 };
@@ -46,7 +47,7 @@ pub struct ServerPapers {
 /// What a server was started with.
 struct Inheritance {
     device: OwnedFd,
-    record: Record,
+    book: Book,
     memory: Memory,
     keeper: Option<ServerEnd<Word>>,
     predecessor: End,
@@ -56,7 +57,7 @@ impl Inheritance {
     fn take(papers: ServerPapers) -> Result<Inheritance, DaemonError> {
         let take = |number| inherited(number).map_err(system("a descriptor is missing"));
         let keeper = papers.keeper.map(take).transpose()?.map(ServerEnd::from);
-        let record = Record::read(take(papers.record)?)
+        let book = Book::open(take(papers.record)?)
             .map_err(|error: io::Error| DaemonError::Record { why: error.kind() })?;
         let memory = match (papers.state, papers.requests) {
             (Some(state), _) => Memory::State(take(state)?),
@@ -65,7 +66,7 @@ impl Inheritance {
         };
         Ok(Inheritance {
             device: take(papers.device)?,
-            record,
+            book,
             memory,
             keeper,
             predecessor: papers.predecessor,
@@ -85,6 +86,13 @@ pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<
     let keeper = inheritance.keeper.as_ref();
     let last_words = keeper.map(ServerEnd::again).transpose().map_err(system("no keeper"))?;
     let result = inheritance.serve();
+    if let Ok(Ended::HandedOver) = result
+        && let Some(mut keeper) = last_words
+    {
+        // Said already, unless it is one that could not begin.
+        keeper.say(&Word::HandOver);
+        return result;
+    }
     if let (Err(error), Some(mut keeper)) = (&result, last_words) {
         keeper.say(&Word::Failed { code: code(error), message: error.to_string() });
     }
@@ -92,18 +100,40 @@ pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<
 }
 
 impl Inheritance {
-    fn serve(self) -> Result<Ended, DaemonError> {
-        let Inheritance { device, record, memory, keeper, predecessor } = self;
+    /// Serves what it chooses. A configuration that could not be served after all is left to no successor.
+    fn serve(mut self) -> Result<Ended, DaemonError> {
+        let variables = if self.keeper.is_some() { Variables::Same } else { Variables::Anew };
+        let chosen = trial::choose(&mut self.book, variables)?;
+        let book = Arc::new(Mutex::new(self.book));
+        let papers = Papers { device: self.device, memory: self.memory, keeper: self.keeper };
+        let result = papers.serve(chosen, &book, self.predecessor);
+        let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Err(error) if book.trial.is_some() => {
+                book.refuse(sys::unix_time(), error.to_string());
+                Ok(Ended::HandedOver)
+            }
+            result => result,
+        }
+    }
+}
+
+/// What a server holds besides the book.
+struct Papers {
+    device: OwnedFd,
+    memory: Memory,
+    keeper: Option<ServerEnd<Word>>,
+}
+
+impl Papers {
+    fn serve(self, chosen: Chosen, book: &Arc<Mutex<Book>>, predecessor: End) -> Result<Ended, DaemonError> {
+        let Papers { device, memory, keeper } = self;
+        let Chosen { plan, anew } = chosen;
         // The next one is started from the same place.
         let succession = Succession {
             program: std::env::current_exe().ok(),
             unit: keeper.is_none().then(unit::own_unit).flatten(),
         };
-        // As it was read by whoever has mounted.
-        let mut environment = Environment::from_process();
-        (environment.uid, environment.gid) = record.owner;
-        environment.home.clone_from(&record.home);
-        let plan = config::load(&record.config, &environment)?;
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }
@@ -112,7 +142,8 @@ impl Inheritance {
             tracing::warn!(reason, "only the pages of secrets are locked in memory");
             losses.push(locked_in_part(&reason));
         }
-        let Record { seat, config, mounted, .. } = record;
+        let Record { seat, config, mounted, .. } =
+            book.lock().unwrap_or_else(PoisonError::into_inner).record.clone();
         let mapped = memory.map();
         let directory = match (&keeper, std::env::var_os("RUNTIME_DIRECTORY")) {
             (None, Some(own)) => ControlDirectory::at(own),
@@ -148,7 +179,8 @@ impl Inheritance {
         let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?
             .protected(protections)
             .run_by(user)
-            .succeeded_by(succession);
+            .succeeded_by(succession)
+            .recorded(Arc::clone(book), anew);
         let runtime = runtime()?;
         let ended = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;

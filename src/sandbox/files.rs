@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::plan::{CredentialSource, Method, MountPlan};
+use crate::config::plan::{CredentialSource, MountPlan};
 use crate::sandbox::{Crowd, Places};
 
 /// What getaddrinfo(3) reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)), and where the modules of the name
@@ -159,12 +159,7 @@ pub(super) fn make_private(directory: &Path) -> io::Result<()> {
 
 /// The files that a server reads to log in, and to know Vault by.
 pub fn credentials(plan: &MountPlan) -> Vec<&Path> {
-    let of_identities = plan.identities.iter().flat_map(|identity| match &identity.method {
-        Method::Token { token } => vec![token],
-        Method::AppRole { role_id, secret_id, .. } => {
-            [role_id].into_iter().chain(secret_id.as_ref()).collect()
-        }
-    });
+    let of_identities = plan.identities.iter().flat_map(|identity| identity.method.credentials());
     let files = of_identities.filter_map(|source| match source {
         CredentialSource::File(path) => Some(path),
         CredentialSource::Variable(_) | CredentialSource::Literal(_) => None,

@@ -55,11 +55,13 @@ impl Served {
             program: None,
             unit: None,
             user: "agent".to_owned(),
+            fixed: None,
         };
         let locks = Mutex::new(lock_store(&directory));
         let lore = Box::new(Ignorant);
         let (service, successor) = (world.service(), Successor::Comes);
-        let handler = ServiceHandler { service, info, lore, locks, ends: tell, successor };
+        let reload = std::sync::Mutex::default();
+        let handler = ServiceHandler { service, info, lore, locks, ends: tell, successor, reload };
         let listener = control_directory(&directory).listen(Path::new(MOUNT_POINT)).expect("a socket");
         let serving = tokio::spawn(listener.serve(handler));
         Served { world, ends, directory, serving }

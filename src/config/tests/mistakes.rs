@@ -23,7 +23,7 @@ fn unknown_keys_are_told_what_was_meant() {
         (
             "[metrics]",
             "1: metrics",
-            "the keys here are `vault`, `mount`, `defaults`, `identity`, `file`, `dir` and `tree`",
+            "the keys here are `include`, `grant`, `vault`, `mount`, `defaults`, `identity`, `file`, `dir` and `tree`",
         ),
         (
             "[file.a]\nsecret = 'kv/a'\ntemplate = 'x'",

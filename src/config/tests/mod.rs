@@ -1,6 +1,7 @@
 //! Whole configurations: what they mean, what is said about each mistake, and what no text may cause.
 
 mod damage;
+mod included;
 mod meaning;
 mod mistakes;
 

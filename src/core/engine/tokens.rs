@@ -53,11 +53,17 @@ impl<B: Body> Engine<B> {
     /// what its files hold now. A token that lives is used until the login has gone well, and then until
     /// what it obtained has moved to the new one.
     pub fn log_in_anew(&mut self, at: Moment) -> Effects {
+        let all = self.used_identities();
+        self.log_in_anew_of(at, &all)
+    }
+
+    /// The same of these alone.
+    pub fn log_in_anew_of(&mut self, at: Moment, identities: &BTreeSet<IdentityId>) -> Effects {
         self.run(at, |engine, fx| {
             if engine.stopping {
                 return;
             }
-            for id in engine.used_identities() {
+            for id in engine.used_identities().into_iter().filter(|id| identities.contains(id)) {
                 // One that is on its way may have read what was there before: its token is given back.
                 let request = engine.request();
                 let identity = engine.identity_mut(id);
