@@ -26,10 +26,13 @@ pub fn blocks(page: &'static str) -> impl Iterator<Item = Block> {
     })
 }
 
+/// A block, and whether a test has taken it.
+struct Offer(Block, bool);
+
 /// Pages, and which of their blocks a test has taken.
 pub struct Guide {
-    /// Name of the page, heading and kind → the blocks, each with whether it was taken.
-    blocks: Mutex<BTreeMap<[&'static str; 3], Vec<(Block, bool)>>>,
+    /// Name of the page, heading and kind → the blocks.
+    blocks: Mutex<BTreeMap<[&'static str; 3], Vec<Offer>>>,
 }
 
 impl Guide {
@@ -38,7 +41,7 @@ impl Guide {
         let mut found = BTreeMap::<_, Vec<_>>::new();
         for (name, page) in pages {
             for block in blocks(page) {
-                found.entry([*name, block.heading, block.kind]).or_default().push((block, false));
+                found.entry([*name, block.heading, block.kind]).or_default().push(Offer(block, false));
             }
         }
         Guide { blocks: Mutex::new(found) }
@@ -55,7 +58,9 @@ impl Guide {
     ) -> &'static str {
         let mut blocks = self.blocks.lock().expect("nobody panics here");
         let found = blocks.get_mut(&[page, heading, kind]).and_then(|blocks| blocks.get_mut(nth));
-        let Some((block, taken)) = found else { panic!("{page}, {heading:?}: no block {nth} of {kind}") };
+        let Some(Offer(block, taken)) = found else {
+            panic!("{page}, {heading:?}: no block {nth} of {kind}")
+        };
         *taken = true;
         block.text
     }
@@ -64,8 +69,8 @@ impl Guide {
     pub fn untaken(&self) -> Vec<String> {
         let blocks = self.blocks.lock().expect("nobody panics here");
         let untaken = blocks.iter().flat_map(|([page, ..], blocks)| {
-            let blocks = blocks.iter().filter(|(_, taken)| !taken);
-            blocks.map(move |(Block { heading, kind, text }, _)| {
+            let blocks = blocks.iter().filter(|Offer(_, taken)| !taken);
+            blocks.map(move |Offer(Block { heading, kind, text }, _)| {
                 format!("{page}, {heading:?}, {kind}:\n{text}")
             })
         });
