@@ -43,6 +43,7 @@ use crate::vault::{Token, Vault};
 use breaker::Breaker;
 pub use breaker::Health;
 use clock::{Clock, Timer};
+pub use report::LOGIN_LOST;
 pub use settle::Unrevoked;
 use upstream::Upstream;
 

@@ -134,6 +134,12 @@ fn mistakes_about_vault_are_told_what_to_write() {
             "1: mount.protections",
             "while `landlock-files`, `landlock-tcp` and `landlock-scope` need it: leave it out, or switch them",
         ),
+        (
+            "[mount]\nserver-user = 'nobody-here'",
+            "2: mount.server-user",
+            "is \"nobody-here\", which this host does not know: write an existing name or a number",
+        ),
+        ("[mount]\nserver-user = true", "2: mount.server-user", "write a name in quotes or a number"),
         ("[mount]\nlist-max-age = '61s'", "2: mount.list-max-age", "write `list-max-age = \"1m\"` or less"),
         (
             "[mount]\nrevocation-check = '0s'",
