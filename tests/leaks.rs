@@ -77,10 +77,11 @@ fn nowhere(mount: &Mount, text: &str) {
     loop {
         let begun = end.elapsed();
         let found = find(mount.pid(), text);
+        let took = end.elapsed() - begun;
         if found.is_empty() {
+            println!("nothing left {begun:.1?} after the end; a search takes {took:.1?}");
             return;
         }
-        let took = end.elapsed() - begun;
         assert!(
             begun < AFTER_THE_END,
             "{} copies left {begun:?} after the end (the search took {took:?}): {found:#?}\n{}",
