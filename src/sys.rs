@@ -17,6 +17,7 @@ pub mod errand;
 pub mod namespace;
 pub mod privilege;
 pub mod process;
+pub mod safe_file;
 pub mod secret_memory;
 
 use std::collections::BTreeMap;

@@ -64,7 +64,7 @@ fn the_kv_example_shows_one_secret_as_json_and_as_fields() {
 #[test]
 fn the_approle_example_takes_its_credentials_from_files() {
     let plan = example("approle.toml");
-    let Method::AppRole { auth_path, role_id, secret_id } = &plan.identities[0].method else {
+    let Method::AppRole { auth_path, role_id, secret_id, .. } = &plan.identities[0].method else {
         panic!("{:?}", plan.identities);
     };
     let file = |name: &str| {

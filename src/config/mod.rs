@@ -12,6 +12,7 @@ mod extra;
 mod file;
 mod identity;
 mod keys;
+mod method;
 mod names;
 pub mod plan;
 mod report;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::core::effect::Urgency;
 use crate::core::error::{Failure, Fault};
+use crate::core::name::IdentityId;
 use crate::core::time::BootTime;
 use crate::driver::breaker::{Breaker, Change, Health};
 use crate::driver::clock::Clock;
@@ -62,10 +63,16 @@ impl<V: Vault, C: Clock> Upstream<V, C> {
     ///
     /// # Errors
     /// [`Fault::Unreachable`]: Vault is down. [`Fault::TimedOut`]: no place was free in time.
-    pub async fn place(&self, lane: &Lane, urgency: Urgency, end: Instant) -> Result<Place, Failure> {
+    pub async fn place(
+        &self,
+        identity: IdentityId,
+        lane: &Lane,
+        urgency: Urgency,
+        end: Instant,
+    ) -> Result<Place, Failure> {
         loop {
             self.refuse_if_down()?;
-            match timeout_at(end, self.limits.enter(lane.clone(), urgency)).await {
+            match timeout_at(end, self.limits.enter(identity, lane.clone(), urgency)).await {
                 Ok(Some(place)) => {
                     self.refuse_if_down()?;
                     return Ok(place);

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::plan::{CredentialSource, Method, MountPlan};
+use crate::config::plan::{CredentialSource, MountPlan};
 use crate::sandbox::Places;
 
 /// What getaddrinfo(3) reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)), and where the modules of the name
@@ -101,27 +101,25 @@ impl Needs {
         }
         let vault = &plan.vault;
         let https = vault.addresses.iter().any(|address| address.starts_with("https:"));
-        if https && vault.ca_cert.is_none() {
+        if https && vault.ca_cert.is_none() && vault.ca_path.is_none() {
             needs.read.extend(AUTHORITIES.into_iter().map(PathBuf::from));
             let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
             needs.read.extend(variables.into_iter().filter_map(std::env::var_os).map(PathBuf::from));
         }
-        let credentials = plan.identities.iter().flat_map(|identity| match &identity.method {
-            Method::Token { token } => vec![token],
-            Method::AppRole { role_id, secret_id, .. } => {
-                [role_id].into_iter().chain(secret_id.as_ref()).collect()
-            }
-        });
+        let credentials = plan.identities.iter().flat_map(|identity| identity.method.credentials());
         for source in credentials {
             match source {
                 CredentialSource::File(path) => needs.replaceable(path),
                 CredentialSource::Variable(_) | CredentialSource::Literal(_) => {}
             }
         }
-        let client = vault.client_certificate.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let certificates = plan.identities.iter().filter_map(|identity| identity.method.certificate());
+        let certificates = certificates.chain(&vault.client_certificate);
+        let client = certificates.flat_map(|client| [&client.certificate, &client.key]);
         for path in vault.ca_cert.iter().chain(client).chain(&places.config) {
             needs.replaceable(path);
         }
+        needs.read.extend(vault.ca_path.iter().cloned());
         needs.write.extend(places.control.iter().chain(&places.locks).cloned());
         needs
     }

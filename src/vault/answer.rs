@@ -201,6 +201,26 @@ pub(super) fn auth(body: &[u8], doing: &str, origin: Origin) -> Result<(SecretBy
     Ok((SecretBytes::new(auth.client_token.as_bytes().to_vec()), info))
 }
 
+/// What a wrapping token was made by.
+pub(super) fn creation_path(body: &[u8], doing: &str) -> Result<String, Failure> {
+    #[derive(Deserialize)]
+    struct Wrapping {
+        creation_path: String,
+    }
+    let wrapping: Wrapping = part(object(envelope(body, doing)?.data, doing)?, doing)?;
+    Ok(wrapping.creation_path)
+}
+
+/// The secret id of an AppRole that was unwrapped.
+pub(super) fn secret_id(body: &[u8], doing: &str) -> Result<SecretBytes, Failure> {
+    #[derive(Deserialize)]
+    struct Unwrapped<'a> {
+        secret_id: &'a str,
+    }
+    let unwrapped: Unwrapped<'_> = part(object(envelope(body, doing)?.data, doing)?, doing)?;
+    Ok(SecretBytes::new(unwrapped.secret_id.as_bytes().to_vec()))
+}
+
 /// What a look-up says of a token.
 pub(super) fn token_info(body: &[u8], doing: &str, origin: Origin) -> Result<TokenInfo, Failure> {
     let lookup: Lookup = part(object(envelope(body, doing)?.data, doing)?, doing)?;

@@ -102,6 +102,26 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// A POST of somebody who has no token. It may make something.
+    pub fn without_token(
+        path: &'a str,
+        namespace: Option<&'a str>,
+        body: Zeroizing<Vec<u8>>,
+        timeout: Duration,
+    ) -> Call<'a> {
+        Call {
+            method: Method::Post,
+            path,
+            query: &[],
+            token: None,
+            namespace,
+            body: Some(body),
+            limit: Limit::Plain,
+            timeout,
+            again: Again::Never,
+        }
+    }
+
     /// A question for a node's health, open to everybody.
     fn health() -> Call<'static> {
         Call {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use leasefs::config::plan::{CredentialSource, IdentityPlan, Method, VaultPlan};
+use leasefs::config::plan::{CredentialSource, IdentityPlan, Method, VaultPlan, Wrapping};
 use leasefs::core::name::VaultPath;
 use leasefs::vault::client::Client;
 use serde_json::{Value, json};
@@ -165,7 +165,9 @@ impl Bao {
             addresses: vec![self.address.clone()],
             namespace: None,
             ca_cert: self.ca_cert.clone(),
+            ca_path: None,
             client_certificate: None,
+            proxy: None,
             tls_server_name: None,
             read_timeout: Duration::from_secs(5),
             issue_timeout: Duration::from_secs(30),
@@ -192,6 +194,7 @@ impl Bao {
             auth_path: VaultPath::new("approle").expect("a path"),
             role_id: CredentialSource::Literal(role.role_id.clone()),
             secret_id: Some(CredentialSource::File(role.secret_id_file.clone())),
+            wrapping: Wrapping::Plain,
         };
         IdentityPlan { name: name.to_owned(), method, namespace: None }
     }

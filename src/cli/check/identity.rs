@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::check::report::{IdentityCheck, policy_line};
 use crate::cli::output::span;
-use crate::config::plan::{IdentityPlan, Method, MountPlan};
+use crate::config::plan::{IdentityPlan, MountPlan};
 use crate::core::error::{Failure, Fault};
 use crate::core::name::IdentityId;
 use crate::vault::engine::{ApiCall, Capability};
@@ -36,7 +36,7 @@ impl Sessions {
         let session = |(index, identity): (usize, &IdentityPlan)| Session {
             id: IdentityId(index as u32),
             login: None,
-            check: IdentityCheck::new(&identity.name, method(&identity.method)),
+            check: IdentityCheck::new(&identity.name, identity.method.name()),
         };
         Sessions(plan.identities.iter().enumerate().map(session).collect())
     }
@@ -122,13 +122,6 @@ impl Sessions {
     /// What was found out.
     pub(super) fn into_checks(self) -> Vec<IdentityCheck> {
         self.0.into_iter().map(|session| session.check).collect()
-    }
-}
-
-fn method(method: &Method) -> &'static str {
-    match method {
-        Method::Token { .. } => "token",
-        Method::AppRole { .. } => "approle",
     }
 }
 

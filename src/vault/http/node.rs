@@ -12,7 +12,7 @@ use vaultrs::client::{VaultClient, VaultClientSettings};
 use zeroize::Zeroizing;
 
 use super::{Missed, connection_trouble};
-use crate::config::plan::VaultPlan;
+use crate::config::plan::{ClientCertificate, VaultPlan};
 use crate::core::error::{Failure, Fault};
 use crate::vault::client::ClientError;
 
@@ -132,7 +132,7 @@ fn with_certificates(
             .ok_or_else(|| ClientError::NoCertificate { path: path.clone() })?;
         builder = builder.tls_certs_only(authorities);
     }
-    if let Some((certificate, key)) = &plan.client_certificate {
+    if let Some(ClientCertificate { certificate, key }) = &plan.client_certificate {
         let mut both = pem(certificate)?;
         both.push(b'\n');
         super::append(&mut both, &pem(key)?);
@@ -201,7 +201,9 @@ mod tests {
             addresses: vec![address.to_owned()],
             namespace: None,
             ca_cert: None,
+            ca_path: None,
             client_certificate: None,
+            proxy: None,
             tls_server_name: None,
             read_timeout: Duration::from_secs(5),
             issue_timeout: Duration::from_secs(30),

@@ -42,7 +42,7 @@ impl<B> Cells<B> {
         let (mut names, mut vanished) = (BTreeMap::new(), BTreeSet::new());
         for (key, stored) in cells {
             let text = match (&key, stored) {
-                (Key::Token(_), _) => continue,
+                (Key::Token(_) | Key::Kept(_), _) => continue,
                 (Key::Body { generation, piece }, Stored::Body(body)) => {
                     bodies.insert((*generation, *piece), body);
                     keys.insert(key);
@@ -67,7 +67,7 @@ impl<B> Cells<B> {
                     vanished.insert(*ino);
                 }
                 // Left out above.
-                Key::Token(_) | Key::Body { .. } => {}
+                Key::Token(_) | Key::Kept(_) | Key::Body { .. } => {}
             }
             keys.insert(key);
         }
