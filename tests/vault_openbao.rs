@@ -333,7 +333,8 @@ async fn certificate_files_that_cannot_be_used_are_named() {
     let plan = |ca_cert: Option<&std::path::PathBuf>, pair: Option<&std::path::PathBuf>| VaultPlan {
         addresses: vec!["https://127.0.0.1:1".to_owned()],
         ca_cert: ca_cert.cloned(),
-        client_certificate: pair.map(|path| ClientCertificate { certificate: path.clone(), key: path.clone() }),
+        client_certificate: pair
+            .map(|path| ClientCertificate { certificate: path.clone(), key: path.clone() }),
         ..bao.plan()
     };
     let refused = |plan: &VaultPlan| match Client::new(plan, &[]) {

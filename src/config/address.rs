@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn a_proxy_is_a_host_and_a_port_and_its_address_is_never_repeated() {
         assert_eq!(parse_proxy("http://proxy.internal:3128/").as_deref(), Ok("http://proxy.internal:3128"));
-        for text in ["proxy:3128", "https://proxy:3128", "socks5://p:1", "http://me:marker@p:1", "http://p/x"] {
+        for text in ["proxy:3128", "https://proxy:3128", "socks5://p:1", "http://me:marker@p:1", "http://p/x"]
+        {
             let error = parse_proxy(text).unwrap_err();
             assert!(error.contains("write \"http://HOST:PORT\""), "{text}: {error}");
             assert!(!error.contains("marker"), "{error}");

@@ -202,11 +202,7 @@ impl Keys<'_, '_> {
             Slot::Is(word) => Some(word.value),
             Slot::Absent => Some(PathBuf::from(SERVICE_ACCOUNT_TOKEN)),
         };
-        Some(Method::Kubernetes {
-            auth_path: auth_path?,
-            role: role?,
-            jwt: CredentialSource::File(jwt?),
-        })
+        Some(Method::Kubernetes { auth_path: auth_path?, role: role?, jwt: CredentialSource::File(jwt?) })
     }
 
     fn cert(&self) -> Option<Method> {
@@ -233,10 +229,13 @@ impl Keys<'_, '_> {
                 return Some(name);
             }
             let place = self.section.place.child("username");
-            self.section.report.complain(&place, "is no user name that Vault could have: write it without `/`");
+            self.section
+                .report
+                .complain(&place, "is no user name that Vault could have: write it without `/`");
             None
         });
-        let password = self.needed_file("password-file", "has no password to log in with: write password-file");
+        let password =
+            self.needed_file("password-file", "has no password to log in with: write password-file");
         Some(Method::Userpass {
             auth_path: auth_path?,
             username: username?,

@@ -50,7 +50,8 @@ pub(super) fn vault_plan(section: Section<'_>, environment: &Environment) -> Vau
         Slot::Absent => environment.twin_value("TLS_SERVER_NAME").map(|(_, value)| value),
         Slot::Bad | Slot::Is(_) => server_name.get().map(|name| (*name).to_owned()),
     };
-    let proxy = section.text("proxy").and_then(report, |text| address::parse_proxy(&environment.expand(text)?));
+    let proxy =
+        section.text("proxy").and_then(report, |text| address::parse_proxy(&environment.expand(text)?));
     if let Some(Word { place, .. }) = proxy.word()
         && let Some(clear) = addresses.iter().find(|address| address.starts_with("http://"))
         && !allow_http.unwrap_or(false)
@@ -61,6 +62,15 @@ pub(super) fn vault_plan(section: Section<'_>, environment: &Environment) -> Vau
                 "would be sent tokens and secrets in the clear for {clear}: write https:// there, or \
                  allow-http = true in [vault] if the proxy and every wire to it can be trusted"
             ),
+        );
+    }
+    if let Some(Word { place, .. }) = proxy.word()
+        && server_name.is_some()
+    {
+        report.complain(
+            place,
+            "does not go with tls-server-name, since the proxy finds the node by its name: write that name into \
+             address",
         );
     }
     let seconds = Duration::from_secs;
@@ -222,7 +232,9 @@ fn client_certificate(section: &Section<'_>, environment: &Environment) -> Optio
     let certificate = pem_file(section, "client-cert", "CLIENT_CERT", environment);
     let key = pem_file(section, "client-key", "CLIENT_KEY", environment);
     match (certificate, key) {
-        (Slot::Is(certificate), Slot::Is(key)) => Some(ClientCertificate { certificate: certificate.value, key: key.value }),
+        (Slot::Is(certificate), Slot::Is(key)) => {
+            Some(ClientCertificate { certificate: certificate.value, key: key.value })
+        }
         (Slot::Is(lonely), Slot::Absent) => {
             section.report.complain(&lonely.place, "is of no use alone: write client-key, too");
             None

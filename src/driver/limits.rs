@@ -126,7 +126,8 @@ mod tests {
         for _ in 0..8 {
             places.push(enter(&limits, Urgency::Reader).await);
         }
-        let (waiter, ()) = tokio::join!(limits.enter(IdentityId(0), Lane::Kv, Urgency::Reader), async { limits.dismiss() });
+        let (waiter, ()) =
+            tokio::join!(limits.enter(IdentityId(0), Lane::Kv, Urgency::Reader), async { limits.dismiss() });
         assert!(waiter.is_none());
     }
 }

@@ -149,7 +149,8 @@ impl Queue {
 
     fn has_room(&self, identity: IdentityId, lane: &Lane, urgency: Urgency) -> bool {
         let all = self.busy.get(&identity).map_or(&[][..], Vec::as_slice);
-        let busy = |which: &dyn Fn(&(Entry, Lane, Urgency)) -> bool| all.iter().filter(|one| which(one)).count();
+        let busy =
+            |which: &dyn Fn(&(Entry, Lane, Urgency)) -> bool| all.iter().filter(|one| which(one)).count();
         let in_lane = busy(&|(_, one, _)| one == lane);
         let lane_has_room = match lane {
             Lane::Kv => in_lane < KV,

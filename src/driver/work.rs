@@ -266,7 +266,9 @@ impl<V: Vault, C: Clock> Work<V, C> {
         let _place = place.map_err(FetchResult::Failed)?;
         let mount = self.upstream.ask_or_know(end, self.upstream.vault.mount_of(token, path)).await;
         match (mount, fetch.minting) {
-            (Ok(mount), _) if mount.mints_nothing_at(path) => Ok(Kind::Kv(mount_at(fetch.with, token, mount.path))),
+            (Ok(mount), _) if mount.mints_nothing_at(path) => {
+                Ok(Kind::Kv(mount_at(fetch.with, token, mount.path)))
+            }
             (Ok(_), Minting::Forbidden) => Err(FetchResult::WouldMint),
             (Ok(mount), Minting::Allowed) => Ok(Kind::Minting(mount_at(fetch.with, token, mount.path))),
             (Err(failure), Minting::Allowed) if failure.fault == Fault::Denied => {

@@ -119,7 +119,14 @@ impl Needs {
         for path in vault.ca_cert.iter().chain(client).chain(&places.config) {
             needs.replaceable(path);
         }
-        needs.read.extend(vault.ca_path.iter().cloned());
+        if let Some(directory) = &vault.ca_path {
+            needs.read.insert(directory.clone());
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                    needs.replaceable(&entry.path());
+                }
+            }
+        }
         needs.write.extend(places.control.iter().chain(&places.locks).cloned());
         needs
     }

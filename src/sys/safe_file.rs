@@ -104,17 +104,26 @@ impl fmt::Display for Distrust {
             }
             Why::Unreadable(Errno::EACCES | Errno::EPERM) => {
                 let user = geteuid();
-                write!(f, "{path} may not be read by user {user}: change its owner, its mode or a directory's")
+                write!(
+                    f,
+                    "{path} may not be read by user {user}: change its owner, its mode or a directory's"
+                )
             }
             Why::Unreadable(error) => write!(f, "{path} can't be read: {}", error.desc()),
             Why::LeadsAway => {
-                write!(f, "{path} is a symlink that leads out of its directory: name the file that it leads to")
+                write!(
+                    f,
+                    "{path} is a symlink that leads out of its directory: name the file that it leads to"
+                )
             }
             Why::Directory => write!(f, "{path} is a directory: name a file in it"),
             Why::Special => write!(f, "{path} is not a regular file: name one"),
             Why::Owner(owner) => {
                 let user = geteuid();
-                write!(f, "{path} belongs to user {owner}, who could change it: chown it to root or to user {user}")
+                write!(
+                    f,
+                    "{path} belongs to user {owner}, who could change it: chown it to root or to user {user}"
+                )
             }
             Why::WritableByOthers => write!(f, "{path} may be written by others: chmod go-w {path}"),
             Why::TooLarge(most) => write!(f, "{path} is larger than {most} bytes: name another file"),
@@ -166,7 +175,10 @@ mod tests {
         ] {
             let told_so = read(&path, MOST).unwrap_err().to_string();
             assert!(told_so.contains(told), "{told_so}");
-            assert!(told_so.contains(&path.display().to_string()) && !told_so.contains("marker"), "{told_so}");
+            assert!(
+                told_so.contains(&path.display().to_string()) && !told_so.contains("marker"),
+                "{told_so}"
+            );
         }
     }
 

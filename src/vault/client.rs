@@ -17,6 +17,7 @@ use crate::config::plan::{IdentityPlan, VaultPlan};
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, LeaseId, VaultPath};
+use crate::sys::safe_file::Distrust;
 use crate::vault::auth::Identity;
 use crate::vault::engine::{self, Capability, MountTable, Place, Shape};
 use crate::vault::http::{Again, Answer, Call, Http, Limit, Method};
@@ -31,8 +32,8 @@ pub enum ClientError {
     /// The list of addresses is empty.
     #[error("no address of Vault is known: set `address`")]
     NoAddress,
-    /// An address that isn't `http://HOST[:PORT]` or `https://HOST[:PORT]`.
-    #[error("{address} is no address of Vault: write https://HOST:PORT")]
+    /// An address that isn't `http://HOST[:PORT]`, `https://HOST[:PORT]` or `unix:///PATH`.
+    #[error("{address} is no address of Vault: write https://HOST:PORT or unix:///PATH")]
     BadAddress {
         /// As it was given.
         address: String,
@@ -50,6 +51,29 @@ pub enum ClientError {
     NoCertificate {
         /// The file.
         path: PathBuf,
+    },
+    /// A directory of CA files without a certificate in any of them.
+    #[error("no file in {} holds a PEM certificate", path.display())]
+    NoCertificates {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The key is that of another certificate.
+    #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
+    MismatchedKey {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The file of a client certificate or of its key is not to be trusted.
+    #[error("{0}")]
+    Distrusted(#[from] Distrust),
+    /// The proxy's address is none.
+    #[error("{address} is no address of a proxy: write http://HOST:PORT")]
+    BadProxy {
+        /// As it was given.
+        address: String,
     },
     /// Client certificate and key don't make a pair, or aren't PEM.
     #[error("{} and {} are no PEM certificate with its key", certificate.display(), key.display())]
@@ -144,7 +168,7 @@ impl Client {
 
     /// Sends a call over the connections of its token.
     async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let own = call.token.and_then(|token| token.0.http.as_ref());
+        let own = call.token.and_then(|token| token.0.http.get());
         own.unwrap_or(&self.0.http).send(call).await
     }
 
@@ -256,7 +280,7 @@ impl Client {
                 self.0.mounts.forget(token.namespace(), &request.path);
             }
         })?;
-        answer::secret(&answer.body, &call.path, *shape, call.capability)
+        answer::secret(&answer.body, &call.path, *shape, call.capability, answer.skew)
     }
 
     /// A request about a lease.
@@ -281,10 +305,7 @@ impl Vault for Client {
     }
 
     fn adopt(&self, identity: IdentityId, token: Token) -> Token {
-        match self.identity(identity).ok().and_then(Identity::connections) {
-            Some(http) => token.renewed_over(http),
-            None => token,
-        }
+        token.over(self.identity(identity).ok().and_then(Identity::connections))
     }
 
     fn forget_refusals(&self, identity: IdentityId) {
@@ -415,7 +436,14 @@ impl Vault for Client {
 
     async fn health(&self) -> Result<(), Failure> {
         let own = |identity: &Identity| identity.connections();
-        match self.0.identities.iter().map(own).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().next()) {
+        match self
+            .0
+            .identities
+            .iter()
+            .map(own)
+            .collect::<Option<Vec<_>>>()
+            .and_then(|all| all.into_iter().next())
+        {
             // All have a certificate: Vault may let nobody else in.
             Some(http) => http.health().await,
             None => self.0.http.health().await,

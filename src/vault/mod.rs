@@ -12,6 +12,7 @@
 //! | `engine.rs` | where a logical path lies in the API of the engine that serves it |
 //! | `issue.rs` | requests that mint: never cut off, and what comes too late is revoked |
 //! | `life.rs` | tells a dead token from a policy that says no |
+//! | `skew.rs` | how far Vault's clock is from this host's |
 //! | `auth/` | one login method per file |
 
 pub mod client;
@@ -23,10 +24,11 @@ mod http;
 mod issue;
 mod life;
 mod refusal;
+mod skew;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::core::effect::ReadRequest;
@@ -50,7 +52,7 @@ pub struct Token(Arc<TokenParts>);
 
 struct TokenParts {
     /// The connections that it was obtained over, if they are its identity's own.
-    http: Option<http::Http>,
+    http: OnceLock<http::Http>,
     secret: SecretBytes,
     namespace: Option<String>,
     origin: Origin,
@@ -60,23 +62,16 @@ struct TokenParts {
 impl Token {
     /// A token, the namespace that requests with it go to, and where it came from.
     pub fn new(secret: SecretBytes, namespace: Option<String>, origin: Origin) -> Token {
-        let (http, life) = (None, life::LifeSign::default());
+        let (http, life) = (OnceLock::new(), life::LifeSign::default());
         Token(Arc::new(TokenParts { http, secret, namespace, origin, life }))
     }
 
-    /// The same, to be sent over these connections. To be called while there is no clone of it.
-    fn over(mut self, http: Option<http::Http>) -> Token {
-        if let Some(parts) = Arc::get_mut(&mut self.0) {
-            parts.http = http;
+    /// The same, to be sent over these connections from now on.
+    fn over(self, http: Option<http::Http>) -> Token {
+        if let Some(http) = http {
+            let _ = self.0.http.set(http);
         }
         self
-    }
-
-    /// The same, over other connections.
-    fn renewed_over(self, http: http::Http) -> Token {
-        let TokenParts { secret, namespace, origin, .. } = &*self.0;
-        let secret = SecretBytes::new(secret.expose().to_vec());
-        Token::new(secret, namespace.clone(), *origin).over(Some(http))
     }
 
     /// The token itself: for the request's header and for the sealed state.

@@ -82,7 +82,9 @@ pub(super) fn of_login(answer: &Answer, auth_path: &str) -> Failure {
 pub(super) fn of_wrapping(answer: &Answer, doing: &str) -> Failure {
     let refusal = Refusal::new(answer, doing.to_owned());
     match refusal.status {
-        400 | 403 if refusal.texts.is_some() => refusal.failure(Fault::Denied, "Vault does not know the token"),
+        400 | 403 if refusal.texts.is_some() => {
+            refusal.failure(Fault::Denied, "Vault does not know the token")
+        }
         _ => refusal.general(),
     }
 }
@@ -229,6 +231,7 @@ mod tests {
             status,
             retry_after: Some(Duration::from_secs(3)),
             redirect: None,
+            skew: crate::vault::skew::Skew::default(),
             body: Zeroizing::new(body.as_bytes().to_vec()),
         }
     }

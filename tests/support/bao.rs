@@ -262,6 +262,17 @@ impl Bao {
         }
     }
 
+    /// A response-wrapping token that holds the answer to this request.
+    pub async fn wrap(&self, path: &str, body: Value) -> String {
+        let url = format!("{}/v1/{path}", self.address);
+        let client = self.http_client().expect("the certificates are there");
+        let request = client.post(url).header("X-Vault-Token", &self.root_token);
+        let response = request.header("X-Vault-Wrap-TTL", "120s").json(&body).send().await;
+        let bytes = response.expect("OpenBao answers").bytes().await.expect("a whole answer");
+        let answer: Value = serde_json::from_slice(&bytes).expect("an answer in JSON");
+        answer["wrap_info"]["token"].as_str().unwrap_or_else(|| panic!("{path}: {answer}")).to_owned()
+    }
+
     /// The ids of the leases below `prefix`, such as `database/creds/agent-read-only`.
     pub async fn leases(&self, prefix: &str) -> Vec<String> {
         let path = format!("sys/leases/lookup/{prefix}");

@@ -64,7 +64,10 @@ fn every_word_of_vault_and_mount_is_understood() {
     assert_eq!(plan.vault.addresses, ["https://a.internal:8200", "http://10.0.0.1:8200"]);
     assert_eq!(plan.vault.namespace.as_deref(), Some("team-a"));
     assert_eq!(plan.vault.ca_cert, Some(PathBuf::from("/run/creds/ca.pem")));
-    assert_eq!(plan.vault.client_certificate, Some(ClientCertificate { certificate: "/c.pem".into(), key: "/k.pem".into() }));
+    assert_eq!(
+        plan.vault.client_certificate,
+        Some(ClientCertificate { certificate: "/c.pem".into(), key: "/k.pem".into() })
+    );
     assert_eq!(plan.vault.tls_server_name.as_deref(), Some("vault"));
     assert_eq!(plan.vault.max_secret_size, 65536);
     assert_eq!((plan.mount.max_memory, plan.mount.threads), (10_000_000, 4));
@@ -105,7 +108,10 @@ fn the_environment_of_the_vault_command_is_followed_and_the_file_wins() {
     assert_eq!(plan.vault.addresses, ["http://127.0.0.1:8200"]);
     assert_eq!(plan.vault.namespace.as_deref(), Some("n"));
     assert_eq!(plan.vault.ca_cert, Some(PathBuf::from("/ca.pem")));
-    assert_eq!(plan.vault.client_certificate, Some(ClientCertificate { certificate: "/c.pem".into(), key: "/k.pem".into() }));
+    assert_eq!(
+        plan.vault.client_certificate,
+        Some(ClientCertificate { certificate: "/c.pem".into(), key: "/k.pem".into() })
+    );
     assert_eq!(plan.vault.tls_server_name.as_deref(), Some("s"));
     let token = CredentialSource::Variable("BAO_TOKEN".to_owned());
     assert_eq!(plan.identities[0].method, Method::Token { token });
@@ -367,7 +373,8 @@ fn each_method_has_its_keys_and_where_it_is_mounted() {
         method("method = 'userpass'\nusername = 'agent'\npassword-file = '/p'"),
         Method::Userpass { auth_path: at("userpass"), username: "agent".to_owned(), password: in_file("/p") }
     );
-    let wrapped = method("method = 'approle'\nrole-id = 'r'\nsecret-id-file = '/s'\nsecret-id-wrapped = true");
+    let wrapped =
+        method("method = 'approle'\nrole-id = 'r'\nsecret-id-file = '/s'\nsecret-id-wrapped = true");
     assert!(matches!(wrapped, Method::AppRole { wrapping: Wrapping::Wrapped, .. }), "{wrapped:?}");
 }
 

@@ -162,13 +162,21 @@ fn each_method_says_which_of_its_keys_are_missing_and_which_are_of_another() {
             "1: identity.default",
             "write client-key",
         ),
-        ("[identity.default]\nmethod = 'cert'\nclient-key = '/k.pem'", "1: identity.default", "write client-cert"),
+        (
+            "[identity.default]\nmethod = 'cert'\nclient-key = '/k.pem'",
+            "1: identity.default",
+            "write client-cert",
+        ),
         (
             "[identity.default]\nmethod = 'userpass'\npassword-file = '/p'",
             "1: identity.default",
             "write username",
         ),
-        ("[identity.default]\nmethod = 'userpass'\nusername = 'u'", "1: identity.default", "write password-file"),
+        (
+            "[identity.default]\nmethod = 'userpass'\nusername = 'u'",
+            "1: identity.default",
+            "write password-file",
+        ),
         (
             "[identity.default]\nmethod = 'userpass'\nusername = 'a/b'\npassword-file = '/p'",
             "3: identity.default.username",

@@ -5,10 +5,10 @@ use serde::Serialize;
 use crate::config::plan::{CredentialSource, Wrapping};
 use crate::core::error::Failure;
 use crate::core::name::VaultPath;
+use crate::vault::Login;
 use crate::vault::auth::refused::{Lockout, fingerprint};
 use crate::vault::auth::{Identity, Submission, credential};
 use crate::vault::client::{Client, json};
-use crate::vault::Login;
 
 #[derive(Serialize)]
 struct Credentials<'a> {

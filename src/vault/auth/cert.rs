@@ -55,9 +55,8 @@ impl Connections {
     pub async fn now(self: &std::sync::Arc<Self>) -> Result<(Http, u64), Failure> {
         let connections = std::sync::Arc::clone(self);
         let made = tokio::task::spawn_blocking(move || connections.make()).await;
-        made.unwrap_or_else(|_| Err("the client certificate could not be loaded".to_owned())).map_err(|reason| {
-            Failure { retry_after: Some(LOOK), ..Failure::new(Fault::Denied, reason) }
-        })
+        made.unwrap_or_else(|_| Err("the client certificate could not be loaded".to_owned()))
+            .map_err(|reason| Failure { retry_after: Some(LOOK), ..Failure::new(Fault::Denied, reason) })
     }
 
     /// Those that were made last, else new ones.
@@ -85,8 +84,8 @@ impl Connections {
 }
 
 fn read(path: &Path) -> Result<SecretBytes, String> {
-    let mut bytes: Zeroizing<Vec<u8>> =
-        safe_file::read(path, SIZE_MAX).map_err(|distrust| format!("the client certificate's file {distrust}"))?;
+    let mut bytes: Zeroizing<Vec<u8>> = safe_file::read(path, SIZE_MAX)
+        .map_err(|distrust| format!("the client certificate's file {distrust}"))?;
     Ok(SecretBytes::new(std::mem::take(&mut *bytes)))
 }
 

@@ -7,10 +7,10 @@ use serde::Serialize;
 use crate::config::plan::CredentialSource;
 use crate::core::error::Failure;
 use crate::core::name::VaultPath;
+use crate::vault::Login;
 use crate::vault::auth::refused::{Lockout, fingerprint};
 use crate::vault::auth::{Identity, Submission, credential};
 use crate::vault::client::{Client, json};
-use crate::vault::Login;
 
 #[derive(Serialize)]
 struct Credentials<'a> {
@@ -71,7 +71,10 @@ mod tests {
             ("invalid audience (aud) claim: audience claim does not match", Some("bound_audiences")),
             ("error verifying token signature", None),
         ] {
-            assert_eq!(hint(reason).map(|hint| told.is_some_and(|told| hint.contains(told))), told.map(|_| true));
+            assert_eq!(
+                hint(reason).map(|hint| told.is_some_and(|told| hint.contains(told))),
+                told.map(|_| true)
+            );
         }
     }
 }

@@ -78,7 +78,8 @@ impl Identity {
 
     /// Obtains what it logs in with if that can be had only once; `None`: there is nothing, or it was there.
     pub async fn prepare(&self, client: &Client) -> Result<Option<Kept>, Failure> {
-        let Method::AppRole { auth_path, secret_id: Some(source), wrapping: Wrapping::Wrapped, .. } = &self.method
+        let Method::AppRole { auth_path, secret_id: Some(source), wrapping: Wrapping::Wrapped, .. } =
+            &self.method
         else {
             return Ok(None);
         };

@@ -78,7 +78,8 @@ impl Refused {
     ) -> Failure {
         let failure = Failure { retry_after: Some(LOOK), ..failure };
         let mut last = self.last();
-        let before = last.as_ref().filter(|last| last.credentials == credentials).map_or(0, |last| last.times);
+        let before =
+            last.as_ref().filter(|last| last.credentials == credentials).map_or(0, |last| last.times);
         let times = before.saturating_add(1);
         *last = Some(Refusal { credentials, failure: failure.clone(), times, until: until(times) });
         failure

@@ -73,8 +73,9 @@ impl Vessel {
         };
         match outcome {
             Ok((token, secret_id)) => {
-                let packed = pack(&token, &secret_id);
-                *self.held() = Some(Held { secret_id: Arc::new(secret_id), came_in: fingerprint([&token]) });
+                let token = token.secret();
+                let packed = pack(token, &secret_id);
+                *self.held() = Some(Held { secret_id: Arc::new(secret_id), came_in: fingerprint([token]) });
                 Ok(Some(Arc::new(packed)))
             }
             // The token may be gone once it was used, and a bad one in its place takes nothing away.
@@ -124,7 +125,7 @@ impl Exchange<'_> {
         &self,
         token: SecretBytes,
         namespace: Option<String>,
-    ) -> Result<(SecretBytes, SecretBytes), Failure> {
+    ) -> Result<(Token, SecretBytes), Failure> {
         #[derive(Serialize)]
         struct Question<'a> {
             token: &'a str,
@@ -141,8 +142,7 @@ impl Exchange<'_> {
         let wrapper = Token::new(token, namespace, Origin::Given);
         let unwrapped = self.client.unwrap(&wrapper).await.map_err(|failure| self.taken(failure))?;
         let secret_id = answer::secret_id(&unwrapped.body, "sys/wrapping/unwrap")?;
-        let token = SecretBytes::new(wrapper.secret().expose().to_vec());
-        Ok((token, secret_id))
+        Ok((wrapper, secret_id))
     }
 
     /// What it means that a wrapping token is not known to Vault.
