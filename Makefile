@@ -94,7 +94,7 @@ outages: deps ## what a program notices of each outage of Vault, five minutes; `
 .PHONY: install
 install: ## binary, helpers, unit, user, manual, completions and examples, below $(DESTDIR); run `make build` first
 	$(INSTALL_PROGRAM) -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/leasefs
-	install -d $(foreach folder,$(SBINDIR) $(units) $(man) $(bash) $(ZSHDIR) $(fish) $(doc)/examples,$(DESTDIR)$(folder))
+	install -d $(foreach folder,$(SBINDIR) $(units) $(man) $(bash) $(ZSHDIR) $(fish) $(doc)/docs $(doc)/examples,$(DESTDIR)$(folder))
 	for helper in $(helpers); do \
 	  ln -sfnr $(DESTDIR)$(PREFIX)/bin/leasefs $(DESTDIR)$(SBINDIR)/$$helper; \
 	done
@@ -108,6 +108,7 @@ install: ## binary, helpers, unit, user, manual, completions and examples, below
 	$(BINARY) generate completions fish > $(DESTDIR)$(fish)/leasefs.fish
 	mkdir -p $(DESTDIR)/etc/leasefs
 	install -m 0644 README.md CHANGELOG.md $(DESTDIR)$(doc)
+	install -m 0644 docs/*.md $(DESTDIR)$(doc)/docs
 	install -m 0644 mount-config/*.toml $(DESTDIR)$(doc)/examples
 	sed 's|=/usr/bin/leasefs|=$(PREFIX)/bin/leasefs|' systemd/agent.conf.example \
 	  > $(DESTDIR)$(doc)/examples/agent.conf.example

@@ -29,18 +29,18 @@ use crate::config::plan::Format;
 use crate::core::effect::{Answer, Credential, Effect, Occasion};
 use crate::core::engine::{Effects, Engine, FetchResult, Granted};
 use crate::core::error::{Failure, FsError};
+use crate::core::generation::Body;
 use crate::core::identity::TokenTerms;
 use crate::core::listing::Keys;
 use crate::core::name::{FileId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket};
-use crate::core::source::Body;
 use crate::core::state::Forsaken;
 use crate::core::time::{BootTime, Chance, Moment};
 use crate::driver::seal::{News, Seal};
 use crate::secret::SecretBytes;
 use crate::vault::{Kept, Token, Vault};
 
-use breaker::Breaker;
 pub use breaker::Health;
+use breaker::{Breaker, Tenancy};
 use clock::{Clock, Timer};
 pub use settle::Unrevoked;
 use upstream::Upstream;
@@ -325,6 +325,10 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         kernel: K,
         settings: Settings,
     ) -> Driver<V, C, K> {
+        if settings.names.identities.len() > 1 {
+            let mut breaker = service.shared.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+            *breaker = Breaker::new(Tenancy::Many);
+        }
         Driver {
             upstream: Upstream::new(vault, service.clone()),
             service,

@@ -32,7 +32,7 @@ fn environment() -> Environment {
 
 #[test]
 fn every_example_is_accepted_without_a_warning() {
-    assert!(examples().len() >= 4);
+    assert!(examples().len() >= 10);
     for path in examples() {
         let plan = load(&path, &environment()).unwrap_or_else(|complaints| panic!("{complaints}"));
         assert_eq!(plan.warnings, Vec::<String>::new(), "{}", path.display());

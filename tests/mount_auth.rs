@@ -29,18 +29,19 @@ use tokio::runtime::Runtime;
 
 use support::bao::{Bao, binary};
 use support::mount::{Mount, eventually};
+use support::proxy::{Proxy, Trouble};
 use support::review::Review;
 use support::scenarios::{run_together, scenarios};
 use support::server::{Server, StopSignal};
 use support::stub::{Reply, Stub};
 use support::world::try_read;
 
-/// How long a token lives, and with all of its renewals, in seconds.
-const TTL: &str = "3s";
-const MAX_TTL: &str = "7s";
+/// How long a token lives, and with all of its renewals: long beside a login on a busy machine.
+const TTL: &str = "6s";
+const MAX_TTL: &str = "14s";
 
 /// So long that a token is renewed and replaced.
-const LONG_ENOUGH: Duration = Duration::from_secs(11);
+const LONG_ENOUGH: Duration = Duration::from_secs(20);
 
 /// An OpenBao that speaks TLS, with every method at its own name.
 struct World {
@@ -237,8 +238,8 @@ fn a_service_account_is_known_to_its_cluster(world: &World) {
     let config = json!({"kubernetes_host": cluster.address(), "kubernetes_ca_cert": world.authority,
         "token_reviewer_jwt": token, "disable_local_ca_jwt": true});
     world.write("auth/kubernetes/config", config);
-    let role =
-        json!({"bound_service_account_names": ["agent"], "bound_service_account_namespaces": ["prod"]});
+    let role = json!({"bound_service_account_names": ["agent"], "bound_service_account_namespaces": ["prod"],
+            "audience": "vault"});
     world.write("auth/kubernetes/role/agent", with(role, terms()));
     // As the kubelet projects it.
     let volume = tempfile::tempdir().unwrap();
@@ -422,6 +423,51 @@ fn a_directory_of_authorities_is_trusted(world: &World) {
     assert!(none.contains("no file in") && none.contains("holds a PEM certificate"), "{none}");
     symlink(world.bao.plan().ca_cert.unwrap(), directory.path().join("0a1b2c3d.0")).unwrap();
     world.wait(Client::new(&plan, &[]).unwrap().health()).unwrap();
+}
+
+#[test]
+fn what_hangs_for_one_identity_keeps_nobody_else_waiting() {
+    let runtime = Runtime::new().unwrap();
+    let bao = runtime.block_on(Bao::start());
+    let mut config = String::new();
+    runtime.block_on(async {
+        for tenant in ["loud", "quiet"] {
+            let token = bao.secret_file(&format!("{tenant}.token"), bao.root_token());
+            write!(
+                config,
+                "[identity.{tenant}]\nmethod = \"token\"\ntoken-file = \"{}\"\n[tree.{tenant}]\n\
+                 secret = \"secret/{tenant}\"\nidentity = \"{tenant}\"\n",
+                token.display()
+            )
+            .unwrap();
+            for file in 0..40 {
+                bao.write_kv2("secret", &format!("{tenant}/{file}"), json!({"key": "k1"})).await;
+            }
+        }
+    });
+    let wire = Proxy::start(bao.address());
+    let vault = format!("[vault]\naddress = \"{}\"\nread-timeout = \"1s\"\n", wire.address());
+    let mount = Mount::start(&(vault + &config), &[]);
+    for tenant in ["loud", "quiet"] {
+        assert_eq!(mount.read(&format!("{tenant}/0/key")).unwrap(), "k1");
+    }
+    wire.trouble_for("secret/data/loud", Trouble::Freeze);
+    thread::scope(|scope| {
+        for file in 1..40 {
+            let mount = &mount;
+            scope.spawn(move || assert!(mount.read(&format!("loud/{file}/key")).is_err()));
+        }
+        thread::sleep(Duration::from_millis(300));
+        for file in 1..40 {
+            let start = Instant::now();
+            let read = mount.read(&format!("quiet/{file}/key"));
+            assert_eq!(read.unwrap_or_else(|error| panic!("{error}\n{}", mount.log())), "k1");
+            let took = start.elapsed();
+            assert!(took < Duration::from_secs(1), "{took:?}");
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    wire.recover();
 }
 
 /// As many identities as a host has tenants.

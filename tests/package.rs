@@ -25,7 +25,7 @@ use support::world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What `make install` puts in place, and nothing else.
-const INSTALLED: [&str; 30] = [
+const INSTALLED: [&str; 41] = [
     "/usr/bin/leasefs",
     "/usr/lib/systemd/system/leasefs@.service",
     "/usr/lib/sysusers.d/leasefs.conf",
@@ -34,6 +34,17 @@ const INSTALLED: [&str; 30] = [
     "/usr/share/bash-completion/completions/leasefs",
     "/usr/share/doc/leasefs/CHANGELOG.md",
     "/usr/share/doc/leasefs/README.md",
+    "/usr/share/doc/leasefs/docs/comparison.md",
+    "/usr/share/doc/leasefs/docs/configuration.md",
+    "/usr/share/doc/leasefs/docs/docker.md",
+    "/usr/share/doc/leasefs/docs/leases.md",
+    "/usr/share/doc/leasefs/docs/ordinary-user.md",
+    "/usr/share/doc/leasefs/docs/performance.md",
+    "/usr/share/doc/leasefs/docs/protections.md",
+    "/usr/share/doc/leasefs/docs/run.md",
+    "/usr/share/doc/leasefs/docs/scale.md",
+    "/usr/share/doc/leasefs/docs/status.md",
+    "/usr/share/doc/leasefs/docs/systemd.md",
     "/usr/share/doc/leasefs/examples/agent.conf.example",
     "/usr/share/doc/leasefs/examples/approle.toml",
     "/usr/share/doc/leasefs/examples/database.toml",

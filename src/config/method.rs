@@ -223,22 +223,20 @@ impl Keys<'_, '_> {
 
     fn userpass(&self) -> Option<Method> {
         let auth_path = self.auth_path("userpass");
-        let username = self.needed_text("username", "has no user to log in as: write username");
-        let username = username.and_then(|name| {
-            if VaultPath::new(&name).is_ok() && !name.contains('/') {
-                return Some(name);
+        let username = self.section.text("username").and_then(self.section.report, |name| {
+            match VaultPath::new(name).is_ok() && !name.contains('/') {
+                true => Ok(name.to_owned()),
+                false => Err("is no user name that Vault could have: write it without `/`".to_owned()),
             }
-            let place = self.section.place.child("username");
-            self.section
-                .report
-                .complain(&place, "is no user name that Vault could have: write it without `/`");
-            None
         });
+        if !username.is_written() {
+            self.section.complain("has no user to log in as: write username");
+        }
         let password =
             self.needed_file("password-file", "has no password to log in with: write password-file");
         Some(Method::Userpass {
             auth_path: auth_path?,
-            username: username?,
+            username: username.get().cloned()?,
             password: CredentialSource::File(password?),
         })
     }

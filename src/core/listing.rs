@@ -1,7 +1,7 @@
 //! What a directory of a tree shows: the folders and secrets that Vault lists below a prefix, and the
 //! fields of a secret, under names that can't clash.
 //!
-//! The rules, which the README repeats:
+//! The rules, which docs/leases.md repeats:
 //! - KV can hold a secret `same` beside a folder `same/`. Both show as one directory `same` with the
 //!   fields of the one and the entries of the other.
 //! - Where a field and an entry share a name, the entry keeps it and the field shows as `#NAME` (as in

@@ -114,6 +114,19 @@ impl<V: Vault, C: Clock> Upstream<V, C> {
         result
     }
 
+    /// As [`Upstream::ask`], for a login: one that is refused by what is known here, which is looked at again
+    /// soon, says nothing of Vault.
+    pub async fn ask_in<T>(&self, login: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let sent = self.service.clock().now();
+        let result = login.await;
+        let is_known_here =
+            |failure: &Failure| failure.fault == Fault::Denied && failure.retry_after.is_some();
+        if !result.as_ref().is_err_and(is_known_here) {
+            self.learn(sent, &result);
+        }
+        result
+    }
+
     /// As [`Upstream::ask`], for what may be known without asking Vault: an answer says nothing of it then.
     pub async fn ask_or_know<T>(
         &self,

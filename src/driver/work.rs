@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use crate::core::effect::{Credential, EngineHint, Minting, ReadRequest, Urgency};
 use crate::core::engine::{FetchResult, Granted};
 use crate::core::error::{Failure, Fault};
+use crate::core::generation::{Fetched, FetchedKind, Piece};
 use crate::core::identity::{TokenTerms, backoff_ceiling};
 use crate::core::listing::Keys;
 use crate::core::name::{IdentityId, Ino, LeaseId, RequestId, SourceId, VaultPath};
-use crate::core::source::{Fetched, FetchedKind, Piece};
 use crate::core::time::BootTime;
 use crate::driver::clock::Clock;
 use crate::driver::mounts::{Admission, Held, Target};
@@ -71,7 +71,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
                 Ok(_place) => {
                     let sent = work.service.clock().now();
                     // It is not cut off: that would leave a token behind.
-                    let result = work.upstream.ask(None, work.upstream.vault.login(identity)).await;
+                    let result = work.upstream.ask_in(work.upstream.vault.login(identity)).await;
                     result.map(|login| (login.token, terms(sent, &login.info)))
                 }
                 Err(failure) => Err(failure),

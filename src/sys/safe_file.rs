@@ -53,6 +53,7 @@ pub fn read(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Distrust> {
     let file = open_beneath(path).map_err(|error| match error {
         // What RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS refuse (openat2(2)).
         Errno::EXDEV | Errno::ELOOP => distrust(Why::LeadsAway),
+        Errno::EISDIR => distrust(Why::Directory),
         other => distrust(Why::Unreadable(other)),
     })?;
     let facts = file.metadata().map_err(unreadable)?;
@@ -116,7 +117,9 @@ impl fmt::Display for Distrust {
                     "{path} is a symlink that leads out of its directory: name the file that it leads to"
                 )
             }
-            Why::Directory => write!(f, "{path} is a directory: name a file in it"),
+            Why::Directory => {
+                write!(f, "{path} is a directory: name a file in it")
+            }
             Why::Special => write!(f, "{path} is not a regular file: name one"),
             Why::Owner(owner) => {
                 let user = geteuid();

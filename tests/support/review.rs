@@ -63,7 +63,8 @@ fn serve(mut tcp: TcpStream, config: Arc<ServerConfig>, token: &str, user: &str)
     };
     let status = match body["spec"]["token"].as_str() {
         Some(shown) if shown == token => {
-            json!({"authenticated": true, "user": {"username": user, "uid": "uid-1", "groups": []}})
+            let audiences = &body["spec"]["audiences"];
+            json!({"authenticated": true, "audiences": audiences, "user": {"username": user, "uid": "uid-1", "groups": []}})
         }
         _ => json!({"authenticated": false, "error": "invalid bearer token"}),
     };

@@ -9,7 +9,7 @@ use crate::config::plan::{ClientCertificate, CredentialSource, Format, Method, P
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
 use crate::core::name::{IdentityId, SourceId, VaultPath};
-use crate::core::source::{Renew, SourcePolicy};
+use crate::core::policy::{Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
 
 fn spans(policy: &SourcePolicy) -> (u64, u64) {

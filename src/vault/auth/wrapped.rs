@@ -37,7 +37,11 @@ impl Vessel {
     pub fn secret_id(&self) -> Result<Arc<SecretBytes>, Failure> {
         let held = self.held();
         let secret_id = held.as_ref().map(|held| Arc::clone(&held.secret_id));
-        secret_id.ok_or_else(|| Failure::new(Fault::Denied, "the secret id was not unwrapped"))
+        secret_id.ok_or_else(|| {
+            let reason =
+                "the secret id is wrapped, and only a mount unwraps it: to look at it would use it up";
+            Failure::new(Fault::Denied, reason)
+        })
     }
 
     /// Unwraps what is in its place, unless that was done before. Returns what is new, for [`Vessel::restore`].
