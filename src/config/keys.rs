@@ -155,7 +155,11 @@ impl Keys {
 }
 
 /// The number of a user or group, given as such or by name.
-fn account(key: &str, found: &DeValue<'_>, look_up: impl Fn(&str) -> Option<u32>) -> Result<u32, String> {
+pub(super) fn account(
+    key: &str,
+    found: &DeValue<'_>,
+    look_up: impl Fn(&str) -> Option<u32>,
+) -> Result<u32, String> {
     let number = match found.as_str() {
         None if !found.is_integer() => {
             return Err(format!("is {}: write a name in quotes or a number", value::kind(found)));
