@@ -318,6 +318,10 @@ fn of_client(error: &ClientError) -> Exit {
         | ClientError::BadAddress { .. }
         | ClientError::Unreadable { .. }
         | ClientError::NoCertificate { .. }
+        | ClientError::NoCertificates { .. }
+        | ClientError::MismatchedKey { .. }
+        | ClientError::Distrusted(_)
+        | ClientError::BadProxy { .. }
         | ClientError::BadClientCertificate { .. }
         | ClientError::BadServerName { .. }
         | ClientError::Tls => Exit::Config,

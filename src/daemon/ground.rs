@@ -1,7 +1,7 @@
 //! What is served: everything that was checked before, and the course from the first answer to the last.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
