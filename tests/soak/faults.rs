@@ -6,7 +6,7 @@ use std::time::Duration;
 use libc::{EACCES, EHOSTDOWN, EIO, ESTALE, ETIMEDOUT};
 use nix::sys::signal::Signal;
 
-use crate::scene::{ROLES, Scene};
+use crate::scene::{self, ROLES, Scene};
 use crate::support::mount::eventually;
 use crate::support::proxy::Trouble;
 use crate::support::weather::{Sky, Use};
@@ -183,6 +183,8 @@ impl Fault {
             }
             Fault::HungUp => {
                 let before = world.accessors("soak");
+                // Another secret id, in the same file.
+                drop(scene::role(world));
                 mount.signal(Signal::SIGHUP);
                 let anew = || world.accessors("soak").iter().any(|accessor| !before.contains(accessor));
                 assert!(eventually(Duration::from_secs(10), anew).is_some(), "{}", scene.log());

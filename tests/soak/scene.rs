@@ -218,6 +218,11 @@ fn files() -> Vec<String> {
     declared.chain(credentials).chain(leaves).collect()
 }
 
+/// Who logs in, with a secret id that is new each time.
+pub fn role(world: &World) -> String {
+    world.approle("soak", json!({"token_ttl": "20s", "token_max_ttl": "50s"}))
+}
+
 fn config(world: &World, proxy: &Proxy) -> String {
     let mut config = format!(
         "[vault]\naddress = \"{}\"\nread-timeout = \"{}s\"\n[mount]\nrevocation-check = \"1s\"\n\
@@ -225,7 +230,7 @@ fn config(world: &World, proxy: &Proxy) -> String {
         proxy.address(),
         READ_TIMEOUT.as_secs()
     );
-    config += &world.approle("soak", json!({"token_ttl": "20s", "token_max_ttl": "50s"}));
+    config += &role(world);
     for index in 0..CHANGING {
         config += &format!("[file.\"kv/{index}\"]\nsecret = \"secret/{}#key\"\n", name(index));
     }
