@@ -183,8 +183,7 @@ impl Fault {
             }
             Fault::HungUp => {
                 let before = world.accessors("soak");
-                // Another secret id, in the same file.
-                drop(scene::role(world));
+                scene::replace_secret_id(world);
                 mount.signal(Signal::SIGHUP);
                 let anew = || world.accessors("soak").iter().any(|accessor| !before.contains(accessor));
                 assert!(eventually(Duration::from_secs(10), anew).is_some(), "{}", scene.log());

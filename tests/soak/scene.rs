@@ -218,9 +218,16 @@ fn files() -> Vec<String> {
     declared.chain(credentials).chain(leaves).collect()
 }
 
-/// Who logs in, with a secret id that is new each time.
-pub fn role(world: &World) -> String {
-    world.approle("soak", json!({"token_ttl": "20s", "token_max_ttl": "50s"}))
+/// The terms of the tokens.
+fn terms() -> Value {
+    json!({"token_ttl": "20s", "token_max_ttl": "50s"})
+}
+
+/// Puts another secret id into the file that has one.
+pub fn replace_secret_id(world: &World) {
+    let mut role = terms();
+    role["token_policies"] = json!("soak");
+    world.wait(world.bao.create_approle("soak", role));
 }
 
 fn config(world: &World, proxy: &Proxy) -> String {
@@ -230,7 +237,7 @@ fn config(world: &World, proxy: &Proxy) -> String {
         proxy.address(),
         READ_TIMEOUT.as_secs()
     );
-    config += &role(world);
+    config += &world.approle("soak", terms());
     for index in 0..CHANGING {
         config += &format!("[file.\"kv/{index}\"]\nsecret = \"secret/{}#key\"\n", name(index));
     }
