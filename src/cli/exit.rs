@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::config::Complaints;
 use crate::control::{AskError, ControlError};
+use crate::core::error::{Failure, Fault};
 use crate::daemon::DaemonError;
 use crate::fuse::mount_point::MountError;
 use crate::fuse::refusal::Refusal;
@@ -93,6 +94,20 @@ pub enum CommandError {
     /// The configuration is wrong; one line for each complaint.
     #[error("the configuration can't be used:\n{0}")]
     Config(#[from] Complaints),
+    /// The configuration is sound, and wants what the engines of Vault don't have.
+    #[error("{0}")]
+    AtOdds(String),
+    /// Vault did not answer as it should have.
+    #[error("{}", .0.reason)]
+    Vault(Failure),
+    /// There is nothing to make a configuration of.
+    #[error("{prefix} holds nothing that can be shown{why}: write a secret there first, or correct the path")]
+    NothingThere {
+        /// As it was given.
+        prefix: String,
+        /// In brackets, or empty.
+        why: String,
+    },
     /// No client can be made of the configuration.
     #[error("{0}")]
     Client(#[from] ClientError),
@@ -201,9 +216,12 @@ impl CommandError {
     pub fn exit(&self) -> Exit {
         match self {
             CommandError::Usage(_) => Exit::Usage,
-            CommandError::Config(_) | CommandError::NotAccepted { .. } | CommandError::NotReloaded { .. } => {
-                Exit::Config
-            }
+            CommandError::Config(_)
+            | CommandError::NotAccepted { .. }
+            | CommandError::NotReloaded { .. }
+            | CommandError::AtOdds(_) => Exit::Config,
+            CommandError::Vault(failure) => of_failure(failure),
+            CommandError::NothingThere { .. } => Exit::NotWell,
             CommandError::NoSuccessor { .. } => Exit::Temporary,
             CommandError::Client(error) => of_client(error),
             CommandError::Mount(error) => of_mount(error),
@@ -225,6 +243,22 @@ impl CommandError {
             CommandError::Output(_) => Exit::Io,
             CommandError::Runtime(_) => Exit::System,
         }
+    }
+}
+
+fn of_failure(failure: &Failure) -> Exit {
+    match failure.fault {
+        Fault::TimedOut | Fault::Unreachable | Fault::Sealed | Fault::NoLeader | Fault::RateLimited => {
+            Exit::Unavailable
+        }
+        Fault::Denied | Fault::TokenLost => Exit::NotAllowed,
+        Fault::NotFound
+        | Fault::LeaseGone
+        | Fault::NotRenewable
+        | Fault::ServerError
+        | Fault::Refused
+        | Fault::Unusable
+        | Fault::OutOfMemory => Exit::NotWell,
     }
 }
 

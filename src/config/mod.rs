@@ -30,7 +30,7 @@ use std::path::Path;
 
 pub use complaint::{Complaint, Complaints};
 pub use environment::Environment;
-pub use extra::{COMMAND_LINE, ExtraFile, load_with};
+pub use extra::{COMMAND_LINE, ExtraFile, basic_string, load_with};
 pub use kept::{Kept, load_to_keep};
 
 use crate::config::entries::{Entries, Within};

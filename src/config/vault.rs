@@ -186,6 +186,12 @@ fn admitted(address: Address, place: &Place, allow_http: bool, report: &Report) 
         );
         return None;
     }
+    if address.in_the_clear {
+        report.warn(
+            place,
+            format!("{} sends tokens and secrets in the clear: whoever sees the wire has them", address.text),
+        );
+    }
     Some(address.text)
 }
 

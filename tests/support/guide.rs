@@ -1,6 +1,5 @@
 //! Pages of the documentation and the blocks of code in them, for tests that run what they say.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 /// A fenced block of a page.
@@ -28,48 +27,45 @@ pub fn blocks(page: &'static str) -> impl Iterator<Item = Block> {
 
 /// Pages, and which of their blocks a test has taken.
 pub struct Guide {
-    /// Name of the page, heading and kind → the blocks, each with whether it was taken.
-    blocks: Mutex<BTreeMap<[&'static str; 3], Vec<(Block, bool)>>>,
+    entries: Mutex<Vec<Entry>>,
+}
+
+struct Entry {
+    page: &'static str,
+    block: Block,
+    taken: bool,
 }
 
 impl Guide {
-    /// Of these pages, by their names.
+    /// Of these pages, each a name and a text.
     pub fn new(pages: &[(&'static str, &'static str)]) -> Guide {
-        let mut found = BTreeMap::<_, Vec<_>>::new();
-        for (name, page) in pages {
-            for block in blocks(page) {
-                found.entry([*name, block.heading, block.kind]).or_default().push((block, false));
-            }
-        }
-        Guide { blocks: Mutex::new(found) }
+        let entries = pages
+            .iter()
+            .flat_map(|(page, text)| blocks(text).map(|block| Entry { page, block, taken: false }));
+        Guide { entries: Mutex::new(entries.collect()) }
     }
 
     /// The `nth` block of a kind below a heading of a page, which counts as taken from then on.
     #[track_caller]
-    pub fn take(
-        &self,
-        page: &'static str,
-        heading: &'static str,
-        kind: &'static str,
-        nth: usize,
-    ) -> &'static str {
-        let mut blocks = self.blocks.lock().expect("nobody panics here");
-        let found = blocks.get_mut(&[page, heading, kind]).and_then(|blocks| blocks.get_mut(nth));
-        let Some((block, taken)) = found else { panic!("{page}, {heading:?}: no block {nth} of {kind}") };
-        *taken = true;
-        block.text
+    pub fn take(&self, page: &str, heading: &str, kind: &str, nth: usize) -> &'static str {
+        let mut entries = self.entries.lock().expect("nobody panics here");
+        let mut found = entries.iter_mut().filter(|Entry { page: of, block, .. }| {
+            *of == page && block.heading == heading && block.kind == kind
+        });
+        let entry = found.nth(nth);
+        let Some(entry) = entry else { panic!("{page}, {heading:?}: no block {nth} of {kind}") };
+        entry.taken = true;
+        entry.block.text
     }
 
     /// What nobody has taken, as it is to be complained about.
     pub fn untaken(&self) -> Vec<String> {
-        let blocks = self.blocks.lock().expect("nobody panics here");
-        let untaken = blocks.iter().flat_map(|([page, ..], blocks)| {
-            let blocks = blocks.iter().filter(|(_, taken)| !taken);
-            blocks.map(move |(Block { heading, kind, text }, _)| {
-                format!("{page}, {heading:?}, {kind}:\n{text}")
-            })
+        let entries = self.entries.lock().expect("nobody panics here");
+        let untaken = entries.iter().filter(|entry| !entry.taken);
+        let told = untaken.map(|Entry { page, block, .. }| {
+            format!("{page}, {:?}, {}:\n{}", block.heading, block.kind, block.text)
         });
-        untaken.collect()
+        told.collect()
     }
 }
 
