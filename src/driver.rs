@@ -36,12 +36,14 @@ use crate::core::name::{FileId, IdentityId, Ino, LeaseId, RequestId, SourceId, T
 use crate::core::state::Forsaken;
 use crate::core::time::{BootTime, Chance, Moment};
 use crate::driver::seal::{News, Seal};
+use crate::sealed::Full;
 use crate::secret::SecretBytes;
 use crate::vault::{Token, Vault};
 
 use breaker::Breaker;
 pub use breaker::Health;
 use clock::{Clock, Timer};
+pub use report::LOGIN_LOST;
 pub use settle::Unrevoked;
 use upstream::Upstream;
 
@@ -271,6 +273,11 @@ impl<C: Clock> Service<C> {
 
     fn engine(&self) -> Locked<'_> {
         Locked(self.shared.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Why no state is kept for a successor at present, although there is memory for it.
+    pub fn unkept(&self) -> Option<Full> {
+        self.seal(|seal| seal.lack()).flatten()
     }
 
     /// Changes what is sealed of tokens.

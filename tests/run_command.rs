@@ -11,7 +11,7 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -385,9 +385,12 @@ fn the_command_has_no_credentials_unless_it_is_given_them() {
 #[test]
 fn the_token_file_that_is_hidden_from_the_command_is_still_used() {
     let user = User::new();
+    fs::create_dir(user.path("roots")).unwrap();
+    // The server of root's command has no capability, and reads what the mode bits let root read.
+    fs::write(user.path("roots/.vault-token"), &server().token).unwrap();
     user.write("home/.vault-token", &server().token);
-    for mut command in [run(&FILE, HIDDEN), user.run("", &FILE, HIDDEN)] {
-        command.env_remove("VAULT_TOKEN").env("HOME", user.path("home"));
+    for (mut command, home) in [(run(&FILE, HIDDEN), "roots"), (user.run("", &FILE, HIDDEN), "home")] {
+        command.env_remove("VAULT_TOKEN").env("HOME", user.path(home));
         assert_eq!(printed(&mut command), "v10\n");
     }
 }
@@ -456,6 +459,95 @@ fn a_command_whose_required_files_do_not_come_is_never_started() {
     assert!(began.elapsed() >= Duration::from_millis(500));
     assert_eq!((code, stdout.as_str()), (75, ""));
     assert!(stderr.contains("can't be reached"), "{stderr}");
+}
+
+/// What `leasefs status --json` says of a tree.
+fn status_of(tree: &str, runtime: Option<&Path>) -> serde_json::Value {
+    let mut command = leasefs();
+    command.args(["status", "--json", tree]);
+    if let Some(runtime) = runtime {
+        command.uid(USER).gid(USER).env("XDG_RUNTIME_DIR", runtime);
+    }
+    serde_json::from_str(&printed(&mut command)).unwrap()
+}
+
+/// A field of `/proc/T/status`.
+fn field(pid: Pid, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+}
+
+#[test]
+fn the_server_of_a_command_is_shut_in_and_the_command_is_not() {
+    let user = User::new();
+    let line = "echo \"$$ $LEASEFS_DIR\"; read line; cat \"$LEASEFS_DIR/key\"";
+    for (mut command, runtime) in
+        [(run(&FILE, line), None), (user.run("", &FILE, line), Some(user.path("runtime")))]
+    {
+        command.stdin(Stdio::piped());
+        let mut running = Running::start(&mut command);
+        let (pid, tree) = running.first.split_once(' ').unwrap();
+        let (pid, server) = (Pid::from_raw(pid.parse().unwrap()), running.server());
+        for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+            assert_eq!(field(server, set), "0000000000000000", "{set}");
+        }
+        assert_eq!((field(server, "NoNewPrivs"), field(server, "Seccomp")), ("1".to_owned(), "2".to_owned()));
+        assert_eq!((field(pid, "NoNewPrivs"), field(pid, "Seccomp")), ("0".to_owned(), "0".to_owned()));
+        let status = status_of(tree, runtime.as_deref());
+        let protections = status["protections"].as_array().unwrap();
+        for name in ["no-new-privs", "capabilities", "landlock-files", "seccomp", "no-core-dumps"] {
+            let found = protections.iter().find(|one| one["name"] == name).unwrap();
+            assert_ne!(found["state"], "off", "{found}");
+        }
+        // It does not see the tree that it serves.
+        let mounts = fs::read_to_string(format!("/proc/{server}/mountinfo")).unwrap();
+        assert!(!mounts.contains(tree), "{mounts}");
+        running.child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let (status, stdout, stderr) = running.end();
+        assert_eq!((status.code(), stdout.as_str(), stderr.as_str()), (Some(0), "v1", ""));
+    }
+}
+
+#[test]
+fn protections_of_a_command_s_server_can_be_switched_off() {
+    let user = User::new();
+    let config = user.path("agent.toml");
+    let text = "[mount.protections]\nseccomp = false\nlandlock-files = false\n[file.key]\n\
+                secret = \"secret/app#key\"\n";
+    fs::write(&config, text).unwrap();
+    let options = ["--config", config.to_str().unwrap()];
+    let running = Running::start(&mut run(&options, "echo \"$LEASEFS_DIR\"; exec sleep 1000"));
+    assert_eq!(field(running.server(), "Seccomp"), "0");
+    assert_eq!(field(running.server(), "NoNewPrivs"), "1");
+    let status = status_of(&running.first, None);
+    let seccomp = status["protections"].as_array().unwrap().iter().find(|one| one["name"] == "seccomp");
+    assert_eq!(seccomp.unwrap()["state"], "off");
+    let pid = running.server();
+    running.signal(Signal::SIGTERM);
+    let (_, _, stderr) = running.end();
+    assert!(stderr.contains("is switched off"), "{stderr}");
+    assert!(is_gone(pid));
+}
+
+#[test]
+fn a_credential_beside_much_else_is_read_again_after_it_was_replaced() {
+    let user = User::new();
+    user.write("home/.vault-token", "hvs.dead");
+    let line = "echo up; while ! cat \"$LEASEFS_DIR/late\" 2>/dev/null; do sleep 0.1; done";
+    let config = user.path("agent.toml");
+    fs::write(&config, "[file.late]\nsecret = \"secret/app#key\"\n").unwrap();
+    let mut command = user.run("", &["--config", config.to_str().unwrap()], line);
+    command.env_remove("VAULT_TOKEN");
+    let running = Running::start(&mut command);
+    // As `vault login` does it.
+    let draft = user.write("home/.vault-token.tmp", &server().token);
+    fs::rename(draft, user.path("home/.vault-token")).unwrap();
+    let (status, stdout, stderr) = {
+        eventually(3 * PATIENCE, || is_gone(running.pid())).expect("it finds the new token");
+        running.end()
+    };
+    assert_eq!((status.code(), stdout.as_str()), (Some(0), "v1"), "{stderr}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::config::Complaints;
 use crate::control::{AskError, ControlError};
 use crate::core::error::{Failure, Fault};
-use crate::daemon::DaemonError;
+use crate::daemon::{DaemonError, SandboxError};
 use crate::fuse::mount_point::MountError;
 use crate::fuse::refusal::Refusal;
 use crate::keeper::KeeperError;
@@ -150,6 +150,14 @@ pub enum CommandError {
         /// What is wrong with the new one.
         why: String,
     },
+    /// A unit of systemd keeps the mount, and another user asks for it.
+    #[error(
+        "{unit} of systemd keeps this mount: run \"systemctl restart {unit}\" as root, which does the same"
+    )]
+    UnitNotAllowed {
+        /// The unit.
+        unit: String,
+    },
     /// Nobody went on with a mount.
     #[error(
         "no server has taken over {} within {seconds} seconds: look at the log of its daemon",
@@ -223,6 +231,7 @@ impl CommandError {
             CommandError::Vault(failure) => of_failure(failure),
             CommandError::NothingThere { .. } => Exit::NotWell,
             CommandError::NoSuccessor { .. } => Exit::Temporary,
+            CommandError::UnitNotAllowed { .. } => Exit::NotAllowed,
             CommandError::Client(error) => of_client(error),
             CommandError::Mount(error) => of_mount(error),
             CommandError::Control(error) => of_control(error),
@@ -274,7 +283,12 @@ fn of_start(error: &StartError) -> Exit {
 /// What a daemon ends with.
 pub(super) fn of_daemon(error: &DaemonError) -> Exit {
     match error {
-        DaemonError::Config(_) | DaemonError::Layout(_) => Exit::Config,
+        DaemonError::Config(_)
+        | DaemonError::Layout(_)
+        | DaemonError::CredentialShut { .. }
+        | DaemonError::Sandbox(SandboxError::NotRoot { .. }) => Exit::Config,
+        DaemonError::ServerUserWithoutRoot => Exit::NotAllowed,
+        DaemonError::NotRestarted { .. } => Exit::Unavailable,
         DaemonError::Client(error) => of_client(error),
         DaemonError::Mount(error) => of_mount(error),
         DaemonError::Control(error) => of_control(error),
@@ -287,7 +301,12 @@ pub(super) fn of_daemon(error: &DaemonError) -> Exit {
         DaemonError::Keeper(KeeperError::GivenUp { .. }) | DaemonError::Record { .. } => Exit::Internal,
         DaemonError::Keeper(KeeperError::Mount(error)) => of_mount(error),
         DaemonError::Keeper(KeeperError::System { .. })
-        | DaemonError::Sandbox(_)
+        | DaemonError::Sandbox(
+            SandboxError::Threads { .. }
+            | SandboxError::System { .. }
+            | SandboxError::Landlock { .. }
+            | SandboxError::Seccomp { .. },
+        )
         | DaemonError::System { .. }
         | DaemonError::Broken { .. } => Exit::System,
     }

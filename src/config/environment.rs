@@ -6,12 +6,14 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::config::plan::Account;
 use crate::config::texts::{Origin, Texts};
 
 /// Variables that hold credentials; `${NAME}` never puts one of them into a path or an address.
@@ -55,6 +57,7 @@ pub(super) struct Answers {
     set: BTreeSet<String>,
     users: BTreeMap<String, u32>,
     groups: BTreeMap<String, u32>,
+    accounts: BTreeMap<u32, Account>,
 }
 
 impl Environment {
@@ -186,6 +189,17 @@ impl Environment {
         })
     }
 
+    /// What a user is to a process that becomes that user. One without an account has a group of the same number.
+    pub(super) fn account(&self, uid: u32) -> Account {
+        let account = match &self.surroundings {
+            Surroundings::Process => account_of(uid),
+            Surroundings::Fixed(fixed) => fixed.accounts.get(&uid).cloned(),
+        };
+        let account = account.unwrap_or_else(|| Account { uid, gid: uid, groups: vec![uid] });
+        self.noted.borrow_mut().answers.accounts.insert(uid, account.clone());
+        account
+    }
+
     /// The number of a group.
     pub(super) fn group(&self, name: &str) -> Option<u32> {
         let number = match &self.surroundings {
@@ -263,6 +277,13 @@ impl Environment {
             format!("the environment variable {name} is unset or empty: set it, or write its value out")
         })
     }
+}
+
+fn account_of(uid: u32) -> Option<Account> {
+    let User { name, gid, .. } = User::from_uid(Uid::from_raw(uid)).ok().flatten()?;
+    let groups = CString::new(name).ok().and_then(|name| getgrouplist(&name, gid).ok());
+    let groups = groups.unwrap_or_else(|| vec![gid]).into_iter().map(Gid::as_raw).collect();
+    Some(Account { uid, gid: gid.as_raw(), groups })
 }
 
 #[cfg(test)]

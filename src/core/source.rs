@@ -12,7 +12,7 @@ use crate::core::bucket::Bucket;
 use crate::core::effect::{Credential, Minting, ReadRequest, Urgency};
 use crate::core::error::Failure;
 use crate::core::generation::{Body, Generation};
-use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, Ticket};
+use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, Ticket, TokenId};
 use crate::core::policy::{Renew, SourcePolicy};
 use crate::core::time::BootTime;
 
@@ -98,6 +98,8 @@ pub struct Source<B> {
     pub lease_duration: Duration,
     /// How long that lease could be used at all: its token may end before it. For the bucket.
     pub usable: Duration,
+    /// The token that its last read with a dead one went out with.
+    pub lost_with: Option<TokenId>,
     /// Reads that failed in a row.
     pub failures: u32,
     /// Nobody asks again by himself before that.
@@ -131,6 +133,7 @@ impl<B: Body> Source<B> {
             replacing_since: None,
             lease_duration: Duration::ZERO,
             usable: Duration::ZERO,
+            lost_with: None,
             failures: 0,
             not_before: BootTime(0),
         }

@@ -1,7 +1,7 @@
 //! What is served: everything that was checked before, and the course from the first answer to the last.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,13 +18,12 @@ use crate::daemon::herald::Herald;
 use crate::daemon::heritage::Heritage;
 use crate::daemon::lore::PlanLore;
 use crate::daemon::record::{Book, Order};
-use crate::daemon::stand::{Served, Stand};
-use crate::daemon::{DaemonError, driver_settings, layout, reload, system};
+use crate::daemon::stand::Stand;
+use crate::daemon::{DaemonError, driver_settings, reload, system};
 use crate::driver::clock::SystemClock;
 use crate::driver::{Driver, Service, Unrevoked};
 use crate::fuse::adapter::{Adapter, Wiring};
-use crate::fuse::mount_point::MountPoint;
-use crate::fuse::session::{MountOptions, SessionEnd};
+use crate::fuse::session::SessionEnd;
 use crate::keeper::Word;
 use crate::sandbox::{Entry, Protections, State};
 use crate::sys::{self, BootTimer};
@@ -53,10 +52,21 @@ pub(super) struct Ground {
     mounted: UnixTime,
     losses: Vec<String>,
     protections: Arc<Protections>,
-    /// What the next server is started from, if there is somebody who starts it.
-    program: Option<PathBuf>,
     /// What is written down for those who come, and who logs in though there may be a token.
     record: Option<(Arc<Mutex<Book>>, BTreeSet<IdentityId>)>,
+    /// Who starts the next server, if there is somebody.
+    succession: Option<Succession>,
+    /// The user whom this process runs as.
+    user: String,
+}
+
+/// Where the next server comes from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Succession {
+    /// What it is started from.
+    pub program: Option<PathBuf>,
+    /// The unit of systemd that starts it, unless a keeper does.
+    pub unit: Option<String>,
 }
 
 /// How a server ended.
@@ -77,25 +87,7 @@ pub(super) struct Calls<T> {
 }
 
 impl Ground {
-    /// For a mount of one's own.
-    pub(super) fn check(
-        plan: MountPlan,
-        config: PathBuf,
-        source: &str,
-        mount_point: &Path,
-        allow_other: bool,
-        losses: Vec<String>,
-    ) -> Result<Ground, DaemonError> {
-        let point = MountPoint::take(mount_point)?;
-        let (uid, gid) = sys::effective_ids();
-        let options = MountOptions { uid, gid, allow_other };
-        let stand = Stand::New { point, source: source.to_owned(), options };
-        let mounted = sys::unix_time();
-        let heritage = Heritage::none(layout(&plan, mounted))?;
-        Ground::new(plan, config, stand, heritage, mounted, losses)
-    }
-
-    /// For any mount. `mounted` is when that was, or will have been.
+    /// For a mount; `mounted` is when that was.
     pub(super) fn new(
         plan: MountPlan,
         config: PathBuf,
@@ -106,8 +98,21 @@ impl Ground {
     ) -> Result<Ground, DaemonError> {
         let client = Client::new(&plan.vault, &plan.identities)?;
         let protections = Arc::default();
-        let (program, record) = (None, None);
-        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections, program, record })
+        let (record, succession) = (None, None);
+        let user = sys::privilege::user_name(sys::effective_ids().0);
+        Ok(Ground {
+            plan,
+            config,
+            stand,
+            client,
+            heritage,
+            mounted,
+            losses,
+            protections,
+            record,
+            succession,
+            user,
+        })
     }
 
     /// This process has given that up.
@@ -115,9 +120,9 @@ impl Ground {
         Ground { protections: Arc::new(protections), ..self }
     }
 
-    /// The next server will be started from this binary, too.
-    pub(super) fn started_from(self, program: Option<PathBuf>) -> Ground {
-        Ground { program, ..self }
+    /// The next server will come from there.
+    pub(super) fn succeeded_by(self, succession: Succession) -> Ground {
+        Ground { succession: Some(succession), ..self }
     }
 
     /// There is a book for those who come.
@@ -125,9 +130,9 @@ impl Ground {
         Ground { record: Some((book, anew)), ..self }
     }
 
-    /// Where it is, or will be.
-    pub(super) fn path(&self) -> &Path {
-        self.stand.path()
+    /// The name of the user whom this process runs as, who may not be looked up any more.
+    pub(super) fn run_by(self, user: String) -> Ground {
+        Ground { user, ..self }
     }
 
     /// Serves until it is told that it is over, or somebody takes the mount away; then gives everything back,
@@ -149,8 +154,9 @@ impl Ground {
             mounted,
             mut losses,
             protections,
-            program,
             record,
+            succession,
+            user,
         } = self;
         let Heritage { mut engine, seal, requests, inheritance } = heritage;
         let Calls { told, mut hangup } = calls;
@@ -181,15 +187,18 @@ impl Ground {
         let driver = Driver::new(service.clone(), inbox, timer, client, notices, driver_settings(&plan));
         let driving = tokio::spawn(driver.inheriting(inheritance).run());
         let (ends, mut asked) = mpsc::unbounded_channel();
-        let successor = match &served {
-            Served::Kept { .. } => Successor::Comes,
-            Served::Own(_) => Successor::None,
+        let successor = match &succession {
+            Some(_) => Successor::Comes,
+            None => Successor::None,
         };
+        let Succession { program, unit } = succession.unwrap_or_default();
         let handler = ServiceHandler {
             service: service.clone(),
             info: MountInfo {
                 program,
                 fixed: in_book.as_ref().map(|(fixed, _)| reload::fixed_report(fixed)),
+                unit,
+                user,
                 ..mount_info(&plan, config, served.path(), mounted, losses, &protections)
             },
             reload: Mutex::new(in_book.and_then(|(_, last)| last).map(reload::report)),
@@ -207,27 +216,35 @@ impl Ground {
         let guarding = tokio::spawn(watch_over(service.clone(), Arc::clone(&herald)));
         let terminal = reload::Terminal::find();
         tokio::pin!(told);
-        let end = tokio::select! {
-            who = &mut told => { tracing::info!("stopping: {who}"); End::Mount(None) }
-            Some(farewell) = asked.recv() => match farewell {
-                Farewell::Nothing => {
-                    tracing::info!("stopping: asked by `leasefs unmount`");
-                    End::Mount(None)
+        let was_stopping = service.look(|engine, _| engine.is_stopping());
+        let end = if was_stopping {
+            // Its start has to be over before it can end well.
+            herald.notify(&[sd_notify::NotifyState::Ready]);
+            tracing::info!("stopping: the server before this one had begun to");
+            End::Mount(None)
+        } else {
+            tokio::select! {
+                who = &mut told => { tracing::info!("stopping: {who}"); End::Mount(None) }
+                Some(farewell) = asked.recv() => match farewell {
+                    Farewell::Nothing => {
+                        tracing::info!("stopping: asked by `leasefs unmount`");
+                        End::Mount(None)
+                    }
+                    Farewell::Everything => End::Successor(Some(Order::Reread)),
+                    Farewell::Reload => End::Successor(Some(Order::Reload)),
+                },
+                end = session_end.recv() => End::Mount(end),
+                path = replaced(&protections), if successor == Successor::Comes => {
+                    tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
+                    End::Successor(None)
                 }
-                Farewell::Everything => End::Successor(Some(Order::Reread)),
-                Farewell::Reload => End::Successor(Some(Order::Reload)),
-            },
-            end = session_end.recv() => End::Mount(end),
-            path = replaced(&protections), if successor == Successor::Comes => {
-                tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
-                End::Successor(None)
-            }
-            () = reload::hung_up(&mut hangup) => {
-                if terminal.is_gone() {
-                    tracing::info!("stopping: the terminal was closed");
-                    End::Mount(None)
-                } else {
-                    End::Successor(Some(Order::Reload))
+                () = reload::hung_up(&mut hangup) => {
+                    if terminal.is_gone() {
+                        tracing::info!("stopping: the terminal was closed");
+                        End::Mount(None)
+                    } else {
+                        End::Successor(Some(Order::Reload))
+                    }
                 }
             }
         };
@@ -251,6 +268,8 @@ impl Ground {
                 return Ok(Ended::HandedOver);
             }
         };
+        // A server that takes over from here goes on with this.
+        service.look(|engine, _| engine.will_stop());
         announcing.abort();
         guarding.abort();
         herald.notify(&[sd_notify::NotifyState::Stopping]);
@@ -326,6 +345,8 @@ fn mount_info(
         pid: std::process::id(),
         program: None,
         fixed: None,
+        unit: None,
+        user: String::new(),
     }
 }
 

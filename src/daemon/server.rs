@@ -7,16 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::plan::MountPlan;
+use crate::config::plan::{Account, MountPlan};
 use crate::control::{ControlDirectory, LockStore};
-use crate::daemon::ground::{Calls, Ended, Ground};
+use crate::daemon::ground::{Calls, Ended, Ground, Succession};
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::{Heritage, Memory};
 use crate::daemon::record::{Book, Record};
 use crate::daemon::stamps::Variables;
 use crate::daemon::stand::Stand;
 use crate::daemon::trial::{self, Chosen};
-use crate::daemon::{DaemonError, command, end_on_panic, layout, locked_in_part, readiness, runtime, system};
+use crate::daemon::{
+    DaemonError, command, end_on_panic, layout, locked_in_part, readiness, runtime, system, unit,
+};
 use crate::fuse::kept::{Seat, Unanswered};
 use crate::keeper::Word;
 use crate::link::ServerEnd;
@@ -127,8 +129,11 @@ impl Papers {
     fn serve(self, chosen: Chosen, book: &Arc<Mutex<Book>>, predecessor: End) -> Result<Ended, DaemonError> {
         let Papers { device, memory, keeper } = self;
         let Chosen { plan, anew } = chosen;
-        // The keeper starts the next one from the same place.
-        let program = keeper.as_ref().and_then(|_| std::env::current_exe().ok());
+        // The next one is started from the same place.
+        let succession = Succession {
+            program: std::env::current_exe().ok(),
+            unit: keeper.is_none().then(unit::own_unit).flatten(),
+        };
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }
@@ -145,7 +150,15 @@ impl Papers {
             _ => ControlDirectory::own()?,
         };
         let listener = directory.listen(&seat.path)?;
-        let locks = LockStore::usual(&seat.path);
+        let (locks, user) = match (sys::effective_ids().0, &plan.mount.server_user) {
+            (0, Some(Account { uid, gid, .. })) => {
+                listener.hand_to(*uid)?;
+                (LockStore::usual(&seat.path).of_server(Some((*uid, *gid)))?, *uid)
+            }
+            (0, None) => (LockStore::usual(&seat.path).of_server(None)?, 0),
+            (uid, _) => (LockStore::usual(&seat.path), uid),
+        };
+        let user = sys::privilege::user_name(user);
         let protections = shut_in(&plan, &directory, &locks)?;
         for reason in protections.losses() {
             tracing::warn!(reason, "only the pages of secrets are locked in memory");
@@ -162,10 +175,11 @@ impl Papers {
         if let Some(requests) = &heritage.requests {
             requests.take_stock(predecessor);
         }
-        let stand = Stand::Kept { seat, device, unanswered };
+        let stand = Stand { seat, device, unanswered };
         let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?
             .protected(protections)
-            .started_from(program)
+            .run_by(user)
+            .succeeded_by(succession)
             .recorded(Arc::clone(book), anew);
         let runtime = runtime()?;
         let ended = runtime.block_on(async {
@@ -211,11 +225,11 @@ fn shut_in(
     locks: &LockStore,
 ) -> Result<Protections, DaemonError> {
     let places = Places {
-        config: None,
         control: Some(control.path().to_owned()),
         locks: locks.path().and_then(|path| path.parent().map(Path::to_owned)),
+        ..Places::default()
     };
-    Ok(sandbox::Plan::of(plan, &places, None).enter()?)
+    Ok(sandbox::Plan::of(plan, &places, plan.mount.server_user.clone()).enter()?)
 }
 
 /// Set to `off`, requests are not sent again, as on kernels that can't do it.

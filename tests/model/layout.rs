@@ -1,6 +1,6 @@
 //! What the mount of the model shows: one of each kind, with policies drawn by lot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use leasefs::core::access::Rule;
@@ -92,6 +92,7 @@ pub fn layout(mut policy: impl FnMut() -> SourcePolicy, max_memory: u64) -> Layo
     }];
     Layout {
         identities: vec!["role".to_owned(), "user".to_owned()],
+        given: BTreeSet::from([USER]),
         sources,
         renderings: vec!["raw".to_owned(); files.len()],
         files,

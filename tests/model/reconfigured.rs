@@ -122,6 +122,7 @@ fn in_another_order_everything_goes_on() {
         layout.identities.reverse();
         layout.field_dirs.reverse();
         let turn = |identity: &mut IdentityId| identity.0 = 1 - identity.0;
+        layout.given = std::mem::take(&mut layout.given).into_iter().map(|id| IdentityId(1 - id.0)).collect();
         layout.sources.iter_mut().for_each(|source| turn(&mut source.identity));
         layout.trees.iter_mut().for_each(|tree| turn(&mut tree.identity));
         layout.files.iter_mut().for_each(|file| file.source.0 = last - file.source.0);

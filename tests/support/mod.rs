@@ -25,4 +25,7 @@ pub mod stub;
 pub mod systemd;
 pub mod tcp;
 pub mod terminal;
+pub mod timeline;
+pub mod vitals;
+pub mod weather;
 pub mod world;

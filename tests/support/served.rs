@@ -54,6 +54,8 @@ impl Served {
             pid: 4711,
             program: None,
             fixed: None,
+            unit: None,
+            user: "agent".to_owned(),
         };
         let locks = Mutex::new(lock_store(&directory));
         let lore = Box::new(Ignorant);

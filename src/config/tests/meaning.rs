@@ -72,6 +72,12 @@ fn every_word_of_vault_and_mount_is_understood() {
 }
 
 #[test]
+fn one_thread_is_enough_since_none_ever_waits() {
+    let plan = read("[mount]\nthreads = 1").unwrap();
+    assert_eq!(plan.mount.threads, 1);
+}
+
+#[test]
 fn protections_are_on_and_each_that_is_off_is_a_warning() {
     let off = |text: &str| {
         let plan = read(text).unwrap();

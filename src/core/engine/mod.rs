@@ -32,7 +32,7 @@ mod tokens;
 mod waiting;
 mod wakes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::core::access::Rule;
@@ -72,6 +72,8 @@ pub struct Layout {
     /// Who logs in: of each identity a text that differs if it is another one, or logs in in another way. An
     /// [`IdentityId`] is an index.
     pub identities: Vec<String>,
+    /// Those of them whose token somebody else has made: their logins make none.
+    pub given: BTreeSet<IdentityId>,
     /// Declared sources; a [`SourceId`] is an index.
     pub sources: Vec<SourceSpec>,
     /// Declared files; a [`FileId`] is an index.
@@ -190,6 +192,7 @@ impl<B: Body> Engine<B> {
             trees,
             directory,
             settings,
+            given: _,
         } = layout;
         let mut tree = Tree::new();
         let mut sources = BTreeMap::new();

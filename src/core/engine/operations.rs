@@ -32,7 +32,7 @@ impl<B: Body> Engine<B> {
             Some(ino) => ino,
             None => match self.place_child(now, parent, name) {
                 // Nobody asks whether it is there.
-                Err(FsError::NoSuchName | FsError::ContentsUnknown)
+                Err(FsError::NoSuchName | FsError::NumberUnknown | FsError::ContentsUnknown)
                     if self.lock_of_child(parent, name).is_some() =>
                 {
                     return Err(FsError::Locked);
@@ -85,8 +85,8 @@ impl<B: Body> Engine<B> {
         self.run(at, |engine, fx| {
             let Some((_, _, rule)) = engine.file_of(ino) else {
                 engine.close_unknown(at, caller.request, fx);
-                let error =
-                    if engine.tree.slot(ino).is_some() { FsError::IsADirectory } else { FsError::NoSuchName };
+                let is_there = engine.tree.slot(ino).is_some();
+                let error = if is_there { FsError::IsADirectory } else { FsError::NumberUnknown };
                 return Outcome::Done(Err(error));
             };
             let verdict = may_read(caller, &rule);
@@ -315,7 +315,7 @@ impl<B: Body> Engine<B> {
     /// What is known of a name, without asking anybody.
     pub(super) fn attributes(&mut self, now: BootTime, ino: Ino) -> Result<Attributes, FsError> {
         match self.tree.slot(ino).map(|slot| &slot.node) {
-            None => Err(FsError::NoSuchName),
+            None => Err(FsError::NumberUnknown),
             Some(Node::File(_) | Node::Field(_)) => {
                 // An unresolved file has a size of 0 here; only `getattr` has its errors.
                 let (id, piece, rule) = self.file_of(ino).ok_or(FsError::NoSuchName)?;
@@ -332,7 +332,7 @@ impl<B: Body> Engine<B> {
     /// # Errors
     /// What `open` would say, if this file of the generation can't be shown.
     pub(super) fn file_attributes(&mut self, now: BootTime, ino: Ino) -> Result<Attributes, FsError> {
-        let (id, piece, rule) = self.file_of(ino).ok_or(FsError::NoSuchName)?;
+        let (id, piece, rule) = self.file_of(ino).ok_or(FsError::NumberUnknown)?;
         if self.lock_of(ino).is_none()
             && let Some(generation) = self.live(now, id)
         {

@@ -164,6 +164,11 @@ impl<B: Body> Engine<B> {
         identity.login = LoginState::Idle;
         identity.failed_logins = 0;
         identity.last_fault = None;
+        identity.lost_logins.retain(|lost| lost.may_live(at.now));
+        for lost in &mut identity.lost_logins {
+            // It was issued before it was found, to the same role, most likely for as long.
+            lost.expires.get_or_insert(terms.ttl.map_or(BootTime::NEVER, |ttl| lost.found + ttl));
+        }
         if let Some(current) = identity.tokens.last_mut()
             && !terms.ours
             && !replaced

@@ -142,7 +142,7 @@ impl<B: Body> Engine<B> {
         if let Some(attempt) = self.attempt_locked(at, ino, operation) {
             return attempt;
         }
-        let Some(slot) = self.tree.slot(ino) else { return Attempt::Done(Err(FsError::NoSuchName)) };
+        let Some(slot) = self.tree.slot(ino) else { return Attempt::Done(Err(FsError::NumberUnknown)) };
         match (&slot.node, operation) {
             (Node::File(_) | Node::Field(_), Operation::OpenDirectory { .. }) => {
                 Attempt::Done(Err(FsError::NotADirectory))
