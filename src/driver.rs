@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::plan::Format;
-use crate::core::effect::{Answer, Credential, Effect};
+use crate::core::effect::{Answer, Credential, Effect, Occasion};
 use crate::core::engine::{Effects, Engine, FetchResult, Granted};
 use crate::core::error::{Failure, FsError};
 use crate::core::generation::Body;
@@ -38,10 +38,10 @@ use crate::core::time::{BootTime, Chance, Moment};
 use crate::driver::seal::{News, Seal};
 use crate::sealed::Full;
 use crate::secret::SecretBytes;
-use crate::vault::{Token, Vault};
+use crate::vault::{Kept, Token, Vault};
 
-use breaker::Breaker;
 pub use breaker::Health;
+use breaker::{Breaker, Tenancy};
 use clock::{Clock, Timer};
 pub use report::LOGIN_LOST;
 pub use settle::Unrevoked;
@@ -314,6 +314,8 @@ pub struct Driver<V, C: Clock, K> {
 pub struct Inheritance {
     /// The tokens that the engine knows.
     pub tokens: HashMap<Credential, Token>,
+    /// What identities log in with and could obtain only once.
+    pub kept: Vec<Kept>,
     /// What is to be done at once.
     pub effects: Effects,
     /// Tokens of identities that are not configured any more, and what they have obtained.
@@ -330,6 +332,10 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
         kernel: K,
         settings: Settings,
     ) -> Driver<V, C, K> {
+        if settings.names.identities.len() > 1 {
+            let mut breaker = service.shared.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+            *breaker = Breaker::new(Tenancy::Many);
+        }
         Driver {
             upstream: Upstream::new(vault, service.clone()),
             service,
@@ -349,7 +355,16 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
     /// Goes on where a predecessor has ended.
     #[must_use]
     pub fn inheriting(mut self, inheritance: Inheritance) -> Driver<V, C, K> {
-        self.tokens = inheritance.tokens;
+        let adopted = inheritance.tokens.into_iter().map(|(with, token)| {
+            let token = self.upstream.vault.adopt(with.identity, token);
+            (with, token)
+        });
+        self.tokens = adopted.collect();
+        for kept in inheritance.kept {
+            if !self.upstream.vault.restore_kept(&kept) {
+                self.service.seal(|seal| seal.forget_kept(&kept.label));
+            }
+        }
         self.inherited = (inheritance.effects, inheritance.forsaken);
         self
     }
@@ -399,7 +414,7 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
             return self.work().revoke_token(forsaken.with, token);
         }
         for lease in &forsaken.leases {
-            self.work().revoke_lease(Some(token.clone()), lease.clone());
+            self.work().revoke_lease(Some(token.clone()), forsaken.with, lease.clone());
         }
     }
 
@@ -528,7 +543,12 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 self.tokens.remove(&with);
                 self.service.seal(|seal| seal.forget(with));
             }
-            Effect::LogIn { request, identity } => self.work().log_in(request, identity),
+            Effect::LogIn { request, identity, occasion } => {
+                if occasion == Occasion::Asked {
+                    self.upstream.vault.forget_refusals(identity);
+                }
+                self.work().log_in(request, identity);
+            }
             Effect::RenewToken { request, with } => self.work().renew_token(request, self.token(with), with),
             Effect::RevokeToken { with } => {
                 if let Some(token) = self.tokens.remove(&with) {
@@ -543,12 +563,12 @@ impl<V: Vault, C: Clock, K: Kernel> Driver<V, C, K> {
                 self.work().list(request, directory, self.token(with), with, prefix);
             }
             Effect::RenewLease { request, source, with, lease, increment } => {
-                self.work().renew_lease(request, source, self.token(with), lease, increment);
+                self.work().renew_lease((request, source), self.token(with), with, lease, increment);
             }
             Effect::LookUpLease { request, source, with, lease } => {
-                self.work().look_up_lease(request, source, self.token(with), lease);
+                self.work().look_up_lease((request, source), self.token(with), with, lease);
             }
-            Effect::RevokeLease { with, lease } => self.work().revoke_lease(self.token(with), lease),
+            Effect::RevokeLease { with, lease } => self.work().revoke_lease(self.token(with), with, lease),
         }
     }
 

@@ -120,7 +120,7 @@ impl Plan {
             identity,
             needs: Needs::of(plan, places),
             locks: places.locks.clone(),
-            ports: domain::ports(&plan.vault.addresses),
+            ports: domain::ports(&plan.vault),
         }
     }
 

@@ -16,6 +16,7 @@ mod memory;
 pub mod namespace;
 pub mod privilege;
 pub mod process;
+pub mod safe_file;
 pub mod secret_memory;
 
 use std::ffi::OsString;

@@ -191,7 +191,9 @@ fn forgotten(part: &str, word: &str) {
     mount.wait_for_successor(killed);
     let (ended, log) = mount.stop();
     assert!(ended.success(), "{log}");
-    assert_eq!(world.leases("forgot"), [lease], "all others are given back");
+    // OpenBao lists what went with its token for a moment longer.
+    let given_back = eventually(PATIENCE, || world.leases("forgot") == [lease.clone()]);
+    assert!(given_back.is_some(), "all but {lease} are given back: {:?}", world.leases("forgot"));
 }
 
 fn no_secret_memory() {

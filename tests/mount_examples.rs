@@ -164,3 +164,70 @@ async fn the_tenants_example_shows_each_tenant_its_secrets_and_nobody_elses() {
     let (status, log) = mount.stop();
     assert!(status.success(), "{log}");
 }
+
+/// An example with what a test has in the place of what the example names.
+fn adapted(name: &str, places: &[(&str, &str)]) -> String {
+    places.iter().fold(example(name), |text, (there, here)| {
+        assert!(text.contains(there), "{there} in {name}");
+        text.replace(there, here)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_the_ways_to_log_in_show_their_secret() {
+    let bao = Bao::start_tls().await;
+    for method in ["approle", "cert", "userpass"] {
+        bao.call("POST", &format!("sys/auth/{method}"), Some(json!({"type": method}))).await;
+    }
+    bao.write_kv2("secret", "agents/weather", json!({"api-key": "k1"})).await;
+    bao.write_policy("agent", r#"path "secret/data/agents/weather" { capabilities = ["read"] }"#).await;
+    let policy = json!({"token_policies": "agent"});
+    let address = ("https://vault.example.internal:8200", bao.address());
+    let authority = bao.plan().ca_cert.unwrap();
+    let variables = [("VAULT_CACERT", authority.to_str().unwrap())];
+    let shows = |config: String| {
+        let mount = Mount::start(&config, &variables);
+        assert_eq!(mount.read("api-key").unwrap_or_else(|error| panic!("{error}\n{}", mount.log())), "k1");
+        let (status, log) = mount.stop();
+        assert!(status.success(), "{log}");
+    };
+
+    let token = bao.create_token(json!({"policies": ["agent"], "ttl": "1h"})).await;
+    let token = bao.secret_file("agent.token", &token);
+    shows(adapted("token.toml", &[address, ("/etc/leasefs/agent.token", token.to_str().unwrap())]));
+
+    let role = bao.create_approle("agent", policy.clone()).await;
+    let wrapping = bao.wrap("auth/approle/role/agent/secret-id", json!({})).await;
+    let wrapping = bao.secret_file("agent.wrapped", &wrapping);
+    let id = ("6c5f5d3a-3a5e-4a53-9d2c-1f0a4f6f0b11", &*role.role_id);
+    shows(adapted(
+        "wrapped.toml",
+        &[address, id, ("/etc/leasefs/agent.wrapped", wrapping.to_str().unwrap())],
+    ));
+
+    let user = json!({"password": "a password", "token_policies": "agent"});
+    bao.write("auth/userpass/users/agent", user).await;
+    let password = bao.secret_file("agent.password", "a password");
+    shows(adapted("userpass.toml", &[address, ("/etc/leasefs/agent.password", password.to_str().unwrap())]));
+
+    bao.enable("pki", "pki", json!({})).await;
+    let root = bao.write("pki/root/generate/internal", json!({"common_name": "machines"})).await;
+    bao.write("pki/roles/host", json!({"allowed_domains": "example.internal", "allow_subdomains": true}))
+        .await;
+    let names = json!({"certificate": root["data"]["certificate"], "allowed_common_names": "*.example.internal",
+        "token_policies": "agent"});
+    bao.write("auth/cert/certs/host", names).await;
+    let issued =
+        bao.write("pki/issue/host", json!({"common_name": "one.example.internal", "ttl": "1h"})).await;
+    let certificate = bao.secret_file("host.crt", issued["data"]["certificate"].as_str().unwrap());
+    let key = bao.secret_file("host.key", issued["data"]["private_key"].as_str().unwrap());
+    shows(adapted(
+        "cert.toml",
+        &[
+            address,
+            ("/etc/leasefs/ca.pem", authority.to_str().unwrap()),
+            ("/etc/leasefs/host.crt", certificate.to_str().unwrap()),
+            ("/etc/leasefs/host.key", key.to_str().unwrap()),
+        ],
+    ));
+}

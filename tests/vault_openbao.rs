@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use leasefs::config::plan::{CredentialSource, IdentityPlan, Method, VaultPlan};
+use leasefs::config::plan::{ClientCertificate, CredentialSource, IdentityPlan, Method, VaultPlan, Wrapping};
 use leasefs::core::effect::{EngineHint, ReadRequest};
 use leasefs::core::error::{Failure, Fault};
 use leasefs::core::name::{IdentityId, VaultPath};
@@ -177,6 +177,7 @@ async fn a_token_without_the_default_policy_is_told_from_a_dead_one() {
         auth_path: VaultPath::new("bare").unwrap(),
         role_id: CredentialSource::Literal(role_id["data"]["role_id"].as_str().unwrap().to_owned()),
         secret_id: None,
+        wrapping: Wrapping::Plain,
     };
     let client = bao.client(&[IdentityPlan { name: "bare".to_owned(), method, namespace: None }]);
     let token = client.login(FIRST).await.unwrap().token;
@@ -332,7 +333,8 @@ async fn certificate_files_that_cannot_be_used_are_named() {
     let plan = |ca_cert: Option<&std::path::PathBuf>, pair: Option<&std::path::PathBuf>| VaultPlan {
         addresses: vec!["https://127.0.0.1:1".to_owned()],
         ca_cert: ca_cert.cloned(),
-        client_certificate: pair.map(|path| (path.clone(), path.clone())),
+        client_certificate: pair
+            .map(|path| ClientCertificate { certificate: path.clone(), key: path.clone() }),
         ..bao.plan()
     };
     let refused = |plan: &VaultPlan| match Client::new(plan, &[]) {

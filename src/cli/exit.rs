@@ -142,14 +142,6 @@ pub enum CommandError {
         /// What it said.
         said: String,
     },
-    /// A new configuration is not in force.
-    #[error("{} was not reloaded, and goes on with the configuration that it has:\n{why}", mount_point.display())]
-    NotReloaded {
-        /// The mount point.
-        mount_point: PathBuf,
-        /// What is wrong with the new one.
-        why: String,
-    },
     /// A unit of systemd keeps the mount, and another user asks for it.
     #[error(
         "{unit} of systemd keeps this mount: run \"systemctl restart {unit}\" as root, which does the same"
@@ -157,6 +149,14 @@ pub enum CommandError {
     UnitNotAllowed {
         /// The unit.
         unit: String,
+    },
+    /// A new configuration is not in force.
+    #[error("{} was not reloaded, and goes on with the configuration that it has:\n{why}", mount_point.display())]
+    NotReloaded {
+        /// The mount point.
+        mount_point: PathBuf,
+        /// What is wrong with the new one.
+        why: String,
     },
     /// Nobody went on with a mount.
     #[error(
@@ -318,6 +318,10 @@ fn of_client(error: &ClientError) -> Exit {
         | ClientError::BadAddress { .. }
         | ClientError::Unreadable { .. }
         | ClientError::NoCertificate { .. }
+        | ClientError::NoCertificates { .. }
+        | ClientError::MismatchedKey { .. }
+        | ClientError::Distrusted(_)
+        | ClientError::BadProxy { .. }
         | ClientError::BadClientCertificate { .. }
         | ClientError::BadServerName { .. }
         | ClientError::Tls => Exit::Config,

@@ -268,10 +268,10 @@ mod tests {
                 reason: "the server ended".to_owned(),
             }],
             program: String::new(),
-            reload: None,
-            fixed: None,
             unit: String::new(),
             user: "root".to_owned(),
+            reload: None,
+            fixed: None,
             losses: vec!["mmap of files (Linux 6.6)".to_owned()],
             protections: vec![
                 protection("capabilities", "on", None),

@@ -57,6 +57,7 @@ pub(super) struct Answers {
     set: BTreeSet<String>,
     users: BTreeMap<String, u32>,
     groups: BTreeMap<String, u32>,
+    /// What users are to processes that become them.
     accounts: BTreeMap<u32, Account>,
 }
 
@@ -192,7 +193,7 @@ impl Environment {
     /// What a user is to a process that becomes that user. One without an account has a group of the same number.
     pub(super) fn account(&self, uid: u32) -> Account {
         let account = match &self.surroundings {
-            Surroundings::Process => account_of(uid),
+            Surroundings::Process => of_this_host(uid),
             Surroundings::Fixed(fixed) => fixed.accounts.get(&uid).cloned(),
         };
         let account = account.unwrap_or_else(|| Account { uid, gid: uid, groups: vec![uid] });
@@ -279,7 +280,8 @@ impl Environment {
     }
 }
 
-fn account_of(uid: u32) -> Option<Account> {
+/// The account that this host has for a user.
+fn of_this_host(uid: u32) -> Option<Account> {
     let User { name, gid, .. } = User::from_uid(Uid::from_raw(uid)).ok().flatten()?;
     let groups = CString::new(name).ok().and_then(|name| getgrouplist(&name, gid).ok());
     let groups = groups.unwrap_or_else(|| vec![gid]).into_iter().map(Gid::as_raw).collect();

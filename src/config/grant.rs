@@ -153,6 +153,10 @@ impl Grant {
                 CredentialSource::Literal(_) => {}
             }
         }
+        let certificate = plan.method.certificate();
+        for path in certificate.iter().flat_map(|client| [&client.certificate, &client.key]) {
+            self.check_path(path, place, report);
+        }
     }
 
     /// The identity that an entry names, if it may have it.

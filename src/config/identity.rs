@@ -1,25 +1,17 @@
-//! `[identity.NAME]`: who logs in and how.
-//!
-//! No credential is read here, only where it will be found. One that was written into the configuration is
-//! refused without being repeated.
-
-use std::path::PathBuf;
+//! `[identity.NAME]`: all who log in, and which of them something is read with. How each one does it is in
+//! `method.rs`.
 
 use crate::config::environment::Environment;
 use crate::config::file::{Section, Slot};
 use crate::config::grant::Grant;
-use crate::config::plan::{CredentialSource, IdentityPlan, Method};
+use crate::config::method;
+use crate::config::plan::IdentityPlan;
 use crate::config::report::{Place, Report, quoted};
 use crate::config::value;
-use crate::core::name::{IdentityId, VaultPath};
+use crate::core::name::IdentityId;
 
 /// The identity of whatever names none.
 const DEFAULT: &str = "default";
-
-const NO_TOKEN: &str =
-    "a token has no place in the configuration: put it in a file and name it in token-file";
-const NO_SECRET_ID: &str =
-    "a secret id has no place in the configuration: put it in a file and name it in secret-id-file";
 
 /// All identities and which of them are used.
 pub(super) struct Identities {
@@ -92,7 +84,11 @@ impl Identities {
             let place = root.place.child("identity").child(DEFAULT);
             self.entries.push(Entry {
                 name: DEFAULT.to_owned(),
-                plan: implicit(&place, root.report, environment),
+                plan: method::implicit(&place, root.report, environment).map(|method| IdentityPlan {
+                    name: DEFAULT.to_owned(),
+                    method,
+                    namespace: None,
+                }),
                 place,
                 used: true,
             });
@@ -139,146 +135,10 @@ impl Identities {
     }
 }
 
-/// The ways to log in that a configuration can name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum MethodName {
-    Token,
-    AppRole,
-}
-
-/// The keys of one method; with another one they are a mistake.
-const TOKEN_KEYS: [&str; 1] = ["token-file"];
-const APPROLE_KEYS: [&str; 4] = ["auth-path", "role-id", "role-id-file", "secret-id-file"];
-
 fn read(name: &str, section: Section<'_>, environment: &Environment) -> Option<IdentityPlan> {
-    let report = section.report;
-    let method = section.read("method", |found| {
-        value::choice("method", found, &[("token", MethodName::Token), ("approle", MethodName::AppRole)])
-    });
-    if !method.is_written() {
-        section.complain("says not how to log in: write `method = \"token\"` or `method = \"approle\"`");
-    }
-    let namespace = section.text("namespace").and_then(report, |text| environment.expand(text));
-    section.refuse("token", NO_TOKEN);
-    section.refuse("secret-id", NO_SECRET_ID);
-    let plan = match method.get() {
-        Some(MethodName::Token) => {
-            for key in APPROLE_KEYS {
-                section.refuse(key, "is of no use to a token: leave it out, or write `method = \"approle\"`");
-            }
-            token(&section, environment)
-        }
-        Some(MethodName::AppRole) => {
-            for key in TOKEN_KEYS {
-                section.refuse(key, "is of no use to approle: leave it out, or write `method = \"token\"`");
-            }
-            approle(&section, environment)
-        }
-        None => {
-            for key in TOKEN_KEYS.into_iter().chain(APPROLE_KEYS) {
-                let _ = section.text(key);
-            }
-            None
-        }
-    };
+    let namespace = section.text("namespace").and_then(section.report, |text| environment.expand(text));
+    let method = method::read(&section, environment);
     section.finish();
     let namespace = namespace.get().cloned();
-    plan.map(|method| IdentityPlan { name: name.to_owned(), method, namespace })
-}
-
-fn token(section: &Section<'_>, environment: &Environment) -> Option<Method> {
-    let token = match file(section, "token-file", environment) {
-        Slot::Bad => return None,
-        Slot::Is(word) => CredentialSource::File(word.value),
-        Slot::Absent => given_token(&section.place, section.report, environment)?,
-    };
-    Some(Method::Token { token })
-}
-
-fn approle(section: &Section<'_>, environment: &Environment) -> Option<Method> {
-    let auth_path = section.text("auth-path").and_then(section.report, |text| {
-        if let Some(rest) = text.strip_prefix("auth/") {
-            return Err(format!(
-                "begins with `auth/`, which goes without saying: write `auth-path = {rest:?}`"
-            ));
-        }
-        VaultPath::new(&environment.expand(text)?).map_err(|error| error.to_string())
-    });
-    let auth_path = match auth_path {
-        Slot::Bad => None,
-        Slot::Is(word) => Some(word.value),
-        Slot::Absent => VaultPath::new("approle").ok(),
-    };
-    let literal = section.text("role-id");
-    let in_file = file(section, "role-id-file", environment);
-    let role_id = match (literal, in_file) {
-        (Slot::Bad, _) | (_, Slot::Bad) => None,
-        (Slot::Is(_), Slot::Is(file)) => {
-            section.report.complain(&file.place, "stands beside role-id: keep one of the two");
-            None
-        }
-        (Slot::Is(literal), Slot::Absent) => Some(CredentialSource::Literal(literal.value.to_owned())),
-        (Slot::Absent, Slot::Is(file)) => Some(CredentialSource::File(file.value)),
-        (Slot::Absent, Slot::Absent) => {
-            let variable = environment.twin("ROLE_ID").map(CredentialSource::Variable);
-            if variable.is_none() {
-                section.complain("has no role id: write role-id-file or role-id, or set $VAULT_ROLE_ID");
-            }
-            variable
-        }
-    };
-    let secret_id = match file(section, "secret-id-file", environment) {
-        Slot::Bad => return None,
-        Slot::Is(word) => Some(CredentialSource::File(word.value)),
-        Slot::Absent => environment.twin("SECRET_ID").map(CredentialSource::Variable),
-    };
-    if secret_id.is_none() {
-        section.report.warn(
-            &section.place,
-            "has no secret id, which only a role with bind_secret_id=false takes: write secret-id-file, or set \
-             $VAULT_SECRET_ID",
-        );
-    }
-    Some(Method::AppRole { auth_path: auth_path?, role_id: role_id?, secret_id })
-}
-
-fn file(section: &Section<'_>, key: &'static str, environment: &Environment) -> Slot<PathBuf> {
-    section.text(key).and_then(section.report, |text| environment.file_path(text))
-}
-
-/// Who logs in if the configuration does not say.
-fn implicit(place: &Place, report: &Report, environment: &Environment) -> Option<IdentityPlan> {
-    let method = match (environment.twin("ROLE_ID"), environment.twin("SECRET_ID")) {
-        (Some(role_id), Some(secret_id)) => Method::AppRole {
-            auth_path: VaultPath::new("approle").ok()?,
-            role_id: CredentialSource::Variable(role_id),
-            secret_id: Some(CredentialSource::Variable(secret_id)),
-        },
-        (None | Some(_), None) | (None, Some(_)) => {
-            Method::Token { token: given_token(place, report, environment)? }
-        }
-    };
-    Some(IdentityPlan { name: DEFAULT.to_owned(), method, namespace: None })
-}
-
-/// The token that the `vault` command would use.
-fn given_token(place: &Place, report: &Report, environment: &Environment) -> Option<CredentialSource> {
-    if let Some(variable) = environment.twin("TOKEN") {
-        return Some(CredentialSource::Variable(variable));
-    }
-    let Some(home) = &environment.home else {
-        report.complain(place, "has no token: write token-file, or set $VAULT_TOKEN");
-        return None;
-    };
-    let file = home.join(".vault-token");
-    if !file.exists() {
-        report.warn(
-            place,
-            format!(
-                "$VAULT_TOKEN is unset and {} does not exist: set the one or run `vault login`",
-                file.display()
-            ),
-        );
-    }
-    Some(CredentialSource::File(file))
+    method.map(|method| IdentityPlan { name: name.to_owned(), method, namespace })
 }

@@ -16,6 +16,7 @@ mod identity;
 mod include;
 mod kept;
 mod keys;
+mod method;
 mod names;
 pub mod plan;
 mod report;

@@ -73,16 +73,21 @@ impl MountPlan {
 /// How to reach Vault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VaultPlan {
-    /// Nodes, tried in order; each `http://HOST[:PORT]` or `https://HOST[:PORT]`.
+    /// Nodes, tried in order; each `http://HOST[:PORT]`, `https://HOST[:PORT]` or `unix:///PATH`.
     pub addresses: Vec<String>,
     /// Namespace, sent as `X-Vault-Namespace`.
     pub namespace: Option<String>,
-    /// The only CA certificates to trust, a PEM file; `None`: those of the system.
+    /// CA certificates to trust, a PEM file. Without it and `ca_path`: those of the system.
     pub ca_cert: Option<PathBuf>,
-    /// Certificate and key to present to the server, PEM files.
-    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// CA certificates to trust, a directory of PEM files.
+    pub ca_path: Option<PathBuf>,
+    /// What to present to the server, unless an identity has a certificate of its own.
+    pub client_certificate: Option<ClientCertificate>,
     /// The name that the server's certificate must have, if not the address's.
     pub tls_server_name: Option<String>,
+    /// The proxy that all connections to nodes go through, `http://HOST:PORT`; `None`: none, whatever the
+    /// environment says.
+    pub proxy: Option<String>,
     /// The longest that a reader waits.
     pub read_timeout: Duration,
     /// The longest that a minting request may take.
@@ -202,19 +207,114 @@ pub enum Method {
         role_id: CredentialSource,
         /// The secret id; `None` for a role with `bind_secret_id=false`.
         secret_id: Option<CredentialSource>,
+        /// What is found where the secret id is.
+        wrapping: Wrapping,
+    },
+    /// A JSON Web Token, as CI systems and OIDC providers sign them.
+    Jwt {
+        /// Where the method is mounted, default `jwt`.
+        auth_path: VaultPath,
+        /// The role; `None`: the method's `default_role`.
+        role: Option<String>,
+        /// The token, read at each login.
+        jwt: CredentialSource,
+    },
+    /// The token of a service account, which Vault shows to the cluster (TokenReview).
+    Kubernetes {
+        /// Where the method is mounted, default `kubernetes`.
+        auth_path: VaultPath,
+        /// The role.
+        role: String,
+        /// The token, read at each login.
+        jwt: CredentialSource,
+    },
+    /// A TLS client certificate.
+    Cert {
+        /// Where the method is mounted, default `cert`.
+        auth_path: VaultPath,
+        /// The role; `None`: any that the certificate fits.
+        role: Option<String>,
+        /// Presented by all connections of the identity, read at each login.
+        certificate: ClientCertificate,
+    },
+    /// A user name and a password.
+    Userpass {
+        /// Where the method is mounted, default `userpass`.
+        auth_path: VaultPath,
+        /// The user.
+        username: String,
+        /// The password, read at each login.
+        password: CredentialSource,
     },
 }
 
 impl Method {
-    /// Where it finds what it logs in with.
+    /// Its name in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Method::Token { .. } => "token",
+            Method::AppRole { .. } => "approle",
+            Method::Jwt { .. } => "jwt",
+            Method::Kubernetes { .. } => "kubernetes",
+            Method::Cert { .. } => "cert",
+            Method::Userpass { .. } => "userpass",
+        }
+    }
+
+    /// Where the method is mounted; a token is not logged in with.
+    pub fn auth_path(&self) -> Option<&VaultPath> {
+        match self {
+            Method::Token { .. } => None,
+            Method::AppRole { auth_path, .. }
+            | Method::Jwt { auth_path, .. }
+            | Method::Kubernetes { auth_path, .. }
+            | Method::Cert { auth_path, .. }
+            | Method::Userpass { auth_path, .. } => Some(auth_path),
+        }
+    }
+
+    /// Where its credentials are found, but for a certificate's.
     pub fn credentials(&self) -> Vec<&CredentialSource> {
         match self {
             Method::Token { token } => vec![token],
             Method::AppRole { role_id, secret_id, .. } => {
                 [role_id].into_iter().chain(secret_id.as_ref()).collect()
             }
+            Method::Jwt { jwt, .. } | Method::Kubernetes { jwt, .. } => vec![jwt],
+            Method::Cert { .. } => Vec::new(),
+            Method::Userpass { password, .. } => vec![password],
         }
     }
+
+    /// The certificate that all connections of the identity present.
+    pub fn certificate(&self) -> Option<&ClientCertificate> {
+        match self {
+            Method::Cert { certificate, .. } => Some(certificate),
+            Method::Token { .. }
+            | Method::AppRole { .. }
+            | Method::Jwt { .. }
+            | Method::Kubernetes { .. }
+            | Method::Userpass { .. } => None,
+        }
+    }
+}
+
+/// Whether a secret id is there, or a token that it can be had for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrapping {
+    /// It is there itself.
+    Plain,
+    /// A response-wrapping token is there, which gives it out once.
+    Wrapped,
+}
+
+/// A certificate to present to the server, and its key: PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// Where a credential is found when it is needed.

@@ -8,7 +8,7 @@ use crate::config::address::{self, Address};
 use crate::config::environment::Environment;
 use crate::config::file::{Section, Slot, Word};
 use crate::config::keys;
-use crate::config::plan::{MountSettings, Protection, VaultPlan};
+use crate::config::plan::{ClientCertificate, MountSettings, Protection, VaultPlan};
 use crate::config::report::{Place, Report};
 use crate::config::value;
 
@@ -25,9 +25,10 @@ const NO_CREDENTIAL: &str = "a credential has no place in the configuration: put
                              under [identity.default]";
 
 /// Variables of the `vault` command that are not honoured, and what to do instead.
-const IGNORED: [(&str, &str); 2] = [
+const IGNORED: [(&str, &str); 3] = [
     ("SKIP_VERIFY", "certificates are always verified; name the CA in ca-cert"),
-    ("CAPATH", "a directory of CAs is not read; name one PEM file in ca-cert"),
+    ("HTTP_PROXY", "write proxy in [vault] if nodes are to be reached through one"),
+    ("PROXY_ADDR", "write proxy in [vault] if nodes are to be reached through one"),
 ];
 
 /// Reads `[vault]`.
@@ -50,6 +51,29 @@ pub(super) fn vault_plan(section: Section<'_>, environment: &Environment) -> Vau
         Slot::Absent => environment.twin_value("TLS_SERVER_NAME").map(|(_, value)| value),
         Slot::Bad | Slot::Is(_) => server_name.get().map(|name| (*name).to_owned()),
     };
+    let proxy =
+        section.text("proxy").and_then(report, |text| address::parse_proxy(&environment.expand(text)?));
+    if let Some(Word { place, .. }) = proxy.word()
+        && let Some(clear) = addresses.iter().find(|address| address.starts_with("http://"))
+        && !allow_http.unwrap_or(false)
+    {
+        report.complain(
+            place,
+            format!(
+                "would be sent tokens and secrets in the clear for {clear}: write https:// there, or \
+                 allow-http = true in [vault] if the proxy and every wire to it can be trusted"
+            ),
+        );
+    }
+    if let Some(Word { place, .. }) = proxy.word()
+        && server_name.is_some()
+    {
+        report.complain(
+            place,
+            "does not go with tls-server-name, since the proxy finds the node by its name: write that name into \
+             address",
+        );
+    }
     let seconds = Duration::from_secs;
     let span = |key: &'static str, least: Duration, most: Duration, default: Duration| {
         section.read(key, |found| value::duration_within(key, found, least, most)).unwrap_or(default)
@@ -58,8 +82,10 @@ pub(super) fn vault_plan(section: Section<'_>, environment: &Environment) -> Vau
         addresses,
         namespace,
         ca_cert: pem_file(&section, "ca-cert", "CACERT", environment).get().cloned(),
+        ca_path: pem_file(&section, "ca-path", "CAPATH", environment).get().cloned(),
         client_certificate: client_certificate(&section, environment),
         tls_server_name: server_name,
+        proxy: proxy.get().cloned(),
         read_timeout: span("read-timeout", Duration::from_millis(100), LONGEST_READ, seconds(5)),
         issue_timeout: span("issue-timeout", seconds(1), seconds(300), seconds(30)),
         max_secret_size: size(&section, "max-secret-size", LEAST_ANSWER, 1 << 20),
@@ -213,11 +239,13 @@ fn pem_file(
     }
 }
 
-fn client_certificate(section: &Section<'_>, environment: &Environment) -> Option<(PathBuf, PathBuf)> {
+fn client_certificate(section: &Section<'_>, environment: &Environment) -> Option<ClientCertificate> {
     let certificate = pem_file(section, "client-cert", "CLIENT_CERT", environment);
     let key = pem_file(section, "client-key", "CLIENT_KEY", environment);
     match (certificate, key) {
-        (Slot::Is(certificate), Slot::Is(key)) => Some((certificate.value, key.value)),
+        (Slot::Is(certificate), Slot::Is(key)) => {
+            Some(ClientCertificate { certificate: certificate.value, key: key.value })
+        }
         (Slot::Is(lonely), Slot::Absent) => {
             section.report.complain(&lonely.place, "is of no use alone: write client-key, too");
             None

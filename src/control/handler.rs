@@ -52,12 +52,12 @@ pub struct MountInfo {
     pub pid: u32,
     /// The binary that the next server is started from, if there is somebody who starts one.
     pub program: Option<PathBuf>,
-    /// What a reload can't change, if there can be one.
-    pub fixed: Option<FixedReport>,
     /// The unit of systemd that starts it, if it is one that does.
     pub unit: Option<String>,
     /// The user whom the daemon runs as.
     pub user: String,
+    /// What a reload can't change, if there can be one.
+    pub fixed: Option<FixedReport>,
 }
 
 /// Whether somebody goes on where a server ends.

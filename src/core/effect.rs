@@ -70,6 +70,15 @@ pub struct Credential {
     pub token: TokenId,
 }
 
+/// Why a login is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// A token is needed, or a login that failed is due again.
+    Due,
+    /// An operator has asked for it: what was refused before is tried at once.
+    Asked,
+}
+
 /// Something to be done outside. The driver does it and reports back by the named request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -79,6 +88,8 @@ pub enum Effect {
         request: RequestId,
         /// Who.
         identity: IdentityId,
+        /// Why now.
+        occasion: Occasion,
     },
     /// Extend a token; report to `token_renewed`.
     RenewToken {

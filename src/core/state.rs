@@ -46,6 +46,8 @@ pub enum Key {
     Identity(IdentityId),
     /// A token; the driver's, who writes and reads it.
     Token(Credential),
+    /// What an identity of this description logs in with and could obtain only once; the driver's, as tokens are.
+    Kept(String),
     /// A lease that is being given back.
     Lease(LeaseId),
     /// An open file.

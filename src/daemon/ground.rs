@@ -52,12 +52,12 @@ pub(super) struct Ground {
     mounted: UnixTime,
     losses: Vec<String>,
     protections: Arc<Protections>,
-    /// What is written down for those who come, and who logs in though there may be a token.
-    record: Option<(Arc<Mutex<Book>>, BTreeSet<IdentityId>)>,
     /// Who starts the next server, if there is somebody.
     succession: Option<Succession>,
     /// The user whom this process runs as.
     user: String,
+    /// What is written down for those who come, and who logs in though there may be a token.
+    record: Option<(Arc<Mutex<Book>>, BTreeSet<IdentityId>)>,
 }
 
 /// Where the next server comes from.
@@ -98,7 +98,7 @@ impl Ground {
     ) -> Result<Ground, DaemonError> {
         let client = Client::new(&plan.vault, &plan.identities)?;
         let protections = Arc::default();
-        let (record, succession) = (None, None);
+        let (succession, record) = (None, None);
         let user = sys::privilege::user_name(sys::effective_ids().0);
         Ok(Ground {
             plan,
@@ -109,9 +109,9 @@ impl Ground {
             mounted,
             losses,
             protections,
-            record,
             succession,
             user,
+            record,
         })
     }
 
@@ -125,14 +125,14 @@ impl Ground {
         Ground { succession: Some(succession), ..self }
     }
 
-    /// There is a book for those who come.
-    pub(super) fn recorded(self, book: Arc<Mutex<Book>>, anew: BTreeSet<IdentityId>) -> Ground {
-        Ground { record: Some((book, anew)), ..self }
-    }
-
     /// The name of the user whom this process runs as, who may not be looked up any more.
     pub(super) fn run_by(self, user: String) -> Ground {
         Ground { user, ..self }
+    }
+
+    /// There is a book for those who come.
+    pub(super) fn recorded(self, book: Arc<Mutex<Book>>, anew: BTreeSet<IdentityId>) -> Ground {
+        Ground { record: Some((book, anew)), ..self }
     }
 
     /// Serves until it is told that it is over, or somebody takes the mount away; then gives everything back,
@@ -154,9 +154,9 @@ impl Ground {
             mounted,
             mut losses,
             protections,
-            record,
             succession,
             user,
+            record,
         } = self;
         let Heritage { mut engine, seal, requests, inheritance } = heritage;
         let Calls { told, mut hangup } = calls;
@@ -196,9 +196,9 @@ impl Ground {
             service: service.clone(),
             info: MountInfo {
                 program,
-                fixed: in_book.as_ref().map(|(fixed, _)| reload::fixed_report(fixed)),
                 unit,
                 user,
+                fixed: in_book.as_ref().map(|(fixed, _)| reload::fixed_report(fixed)),
                 ..mount_info(&plan, config, served.path(), mounted, losses, &protections)
             },
             reload: Mutex::new(in_book.and_then(|(_, last)| last).map(reload::report)),
@@ -216,40 +216,43 @@ impl Ground {
         let guarding = tokio::spawn(watch_over(service.clone(), Arc::clone(&herald)));
         let terminal = reload::Terminal::find();
         tokio::pin!(told);
-        let was_stopping = service.look(|engine, _| engine.is_stopping());
-        let end = if was_stopping {
-            // Its start has to be over before it can end well.
-            herald.notify(&[sd_notify::NotifyState::Ready]);
-            tracing::info!("stopping: the server before this one had begun to");
-            End::Mount(None)
-        } else {
-            tokio::select! {
-                who = &mut told => { tracing::info!("stopping: {who}"); End::Mount(None) }
-                Some(farewell) = asked.recv() => match farewell {
-                    Farewell::Nothing => {
-                        tracing::info!("stopping: asked by `leasefs unmount`");
-                        End::Mount(None)
-                    }
-                    Farewell::Everything => End::Successor(Some(Order::Reread)),
-                    Farewell::Reload => End::Successor(Some(Order::Reload)),
-                },
-                end = session_end.recv() => End::Mount(end),
-                path = replaced(&protections), if successor == Successor::Comes => {
-                    tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
-                    End::Successor(None)
+        let end = tokio::select! {
+            biased;
+            () = async {}, if service.look(|engine, _| engine.is_stopping()) => {
+                // Its start has to be over before it can end well.
+                herald.notify(&[sd_notify::NotifyState::Ready]);
+                tracing::info!("stopping: the server before this one had begun to");
+                End::Mount(None)
+            }
+            who = &mut told => { tracing::info!("stopping: {who}"); End::Mount(None) }
+            Some(farewell) = asked.recv() => match farewell {
+                Farewell::Nothing => {
+                    tracing::info!("stopping: asked by `leasefs unmount`");
+                    End::Mount(None)
                 }
-                () = reload::hung_up(&mut hangup) => {
-                    if terminal.is_gone() {
-                        tracing::info!("stopping: the terminal was closed");
-                        End::Mount(None)
-                    } else {
-                        End::Successor(Some(Order::Reload))
-                    }
+                Farewell::Everything => End::Successor(Some(Order::Reread)),
+                Farewell::Reload => End::Successor(Some(Order::Reload)),
+            },
+            end = session_end.recv() => End::Mount(end),
+            path = replaced(&protections), if successor == Successor::Comes => {
+                tracing::info!(path = %path.display(), "replaced, and not to be read by this server");
+                End::Successor(None)
+            }
+            () = reload::hung_up(&mut hangup) => {
+                if terminal.is_gone() {
+                    tracing::info!("stopping: the terminal was closed");
+                    End::Mount(None)
+                } else {
+                    End::Successor(Some(Order::Reload))
                 }
             }
         };
         let end = match end {
-            End::Mount(end) => end,
+            End::Mount(end) => {
+                // A server that takes over from here goes on with this.
+                service.look(|engine, _| engine.will_stop());
+                end
+            }
             End::Successor(order) => {
                 if order == Some(Order::Reload) {
                     tracing::info!(
@@ -268,8 +271,6 @@ impl Ground {
                 return Ok(Ended::HandedOver);
             }
         };
-        // A server that takes over from here goes on with this.
-        service.look(|engine, _| engine.will_stop());
         announcing.abort();
         guarding.abort();
         herald.notify(&[sd_notify::NotifyState::Stopping]);
@@ -344,9 +345,9 @@ fn mount_info(
         started,
         pid: std::process::id(),
         program: None,
-        fixed: None,
         unit: None,
         user: String::new(),
+        fixed: None,
     }
 }
 

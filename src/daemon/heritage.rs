@@ -95,9 +95,11 @@ impl Heritage {
             }
         };
         let requests = Some(store.requests());
+        let mut kept = Vec::new();
         let (left, tokens, restored) = match Left::read(&store) {
             Ok(left) if left.is_empty() => (Vec::new(), HashMap::new(), Ok(None)),
-            Ok(Left { cells, mut tokens }) => {
+            Ok(Left { cells, mut tokens, kept: left_kept }) => {
+                kept = left_kept;
                 let numbers = tokens.keys().copied().collect();
                 let moment = Moment { now: sys::boot_time(), chance: Chance(fastrand::u64(..)) };
                 match Engine::restore(layout.clone(), moment, cells) {
@@ -111,7 +113,8 @@ impl Heritage {
                             .into_iter()
                             .filter_map(|(then, now)| Some((now, tokens.remove(&then)?)))
                             .collect();
-                        let inheritance = Inheritance { tokens: known.clone(), effects, forsaken };
+                        let kept = kept.clone();
+                        let inheritance = Inheritance { tokens: known.clone(), kept, effects, forsaken };
                         (numbers, known, Ok(Some((engine, inheritance))))
                     }
                     Err(RestoreError::Layout(error)) => return Err(error),
@@ -127,13 +130,14 @@ impl Heritage {
                 forgotten(&reason);
                 let mut store = store;
                 store.reset();
-                let seal = Some(Seal::new(store, [], HashMap::new()));
-                let (engine, inheritance) = (anew(layout)?, Inheritance::default());
+                let seal = Some(Seal::new(store, [], HashMap::new(), &kept));
+                // Everything else can be had anew.
+                let (engine, inheritance) = (anew(layout)?, Inheritance { kept, ..Inheritance::default() });
                 return Ok(Heritage { engine, seal, requests, inheritance });
             }
         };
         // Of what is forsaken, too: it is given back now.
-        Ok(Heritage { engine, seal: Some(Seal::new(store, left, tokens)), requests, inheritance })
+        Ok(Heritage { engine, seal: Some(Seal::new(store, left, tokens, &kept)), requests, inheritance })
     }
 }
 

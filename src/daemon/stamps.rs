@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::plan::{CredentialSource, MountPlan};
+use crate::config::plan::{CredentialSource, Method, MountPlan};
 use crate::core::name::IdentityId;
 
 /// Credential files by their paths, as they were.
@@ -32,12 +32,8 @@ pub(super) enum Variables {
 impl Stamps {
     /// Of all credential files of a plan, as they are now.
     pub(super) fn of(plan: &MountPlan) -> Stamps {
-        let sources = plan.identities.iter().flat_map(|identity| identity.method.credentials());
-        let files = sources.filter_map(|source| match source {
-            CredentialSource::File(path) => Some((path.clone(), stamp(path))),
-            CredentialSource::Variable(_) | CredentialSource::Literal(_) => None,
-        });
-        Stamps(files.collect())
+        let files = plan.identities.iter().flat_map(|identity| files(&identity.method));
+        Stamps(files.map(|path| (path.to_owned(), stamp(path))).collect())
     }
 
     /// These, but of files that were known before what was known.
@@ -62,18 +58,28 @@ impl Stamps {
         plan: &MountPlan,
         variables: Variables,
     ) -> BTreeSet<IdentityId> {
-        let is_replaced = |source: &&CredentialSource| match source {
-            CredentialSource::File(path) => {
-                known.0.get(path).is_some_and(|then| then.is_none() || self.0.get(path) != Some(then))
-            }
-            CredentialSource::Variable(_) => variables == Variables::Anew,
-            CredentialSource::Literal(_) => false,
+        let is_replaced = |path: &Path| {
+            known.0.get(path).is_some_and(|then| then.is_none() || self.0.get(path) != Some(then))
         };
-        let replaced =
-            |plan: &crate::config::plan::IdentityPlan| plan.method.credentials().iter().any(is_replaced);
+        let replaced = |method: &Method| {
+            let is_variable = |source: &&CredentialSource| matches!(source, CredentialSource::Variable(_));
+            let by_variable = variables == Variables::Anew && method.credentials().iter().any(is_variable);
+            by_variable || files(method).into_iter().any(is_replaced)
+        };
         let numbered = (0_u32..).zip(&plan.identities);
-        numbered.filter(|(_, plan)| replaced(plan)).map(|(number, _)| IdentityId(number)).collect()
+        numbered.filter(|(_, plan)| replaced(&plan.method)).map(|(number, _)| IdentityId(number)).collect()
     }
+}
+
+/// The files that are read to log in.
+fn files(method: &Method) -> Vec<&Path> {
+    let credentials = method.credentials().into_iter().filter_map(|source| match source {
+        CredentialSource::File(path) => Some(path),
+        CredentialSource::Variable(_) | CredentialSource::Literal(_) => None,
+    });
+    let certificate = method.certificate();
+    let pair = certificate.into_iter().flat_map(|client| [&client.certificate, &client.key]);
+    credentials.chain(pair).map(PathBuf::as_path).collect()
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {

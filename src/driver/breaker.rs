@@ -34,9 +34,20 @@ pub enum Health {
     },
 }
 
+/// How many identities send requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tenancy {
+    /// One.
+    #[default]
+    One,
+    /// Several: what hangs for one of them may be of its own making.
+    Many,
+}
+
 /// The breaker.
 #[derive(Debug, Default)]
 pub struct Breaker {
+    tenancy: Tenancy,
     failures: u32,
     /// The first of the failures in a row.
     since: Option<BootTime>,
@@ -67,6 +78,11 @@ pub enum Change {
 }
 
 impl Breaker {
+    /// One for so many identities.
+    pub fn new(tenancy: Tenancy) -> Breaker {
+        Breaker { tenancy, ..Breaker::default() }
+    }
+
     /// Whether requests may be sent.
     pub fn health(&self) -> Health {
         match self.since {
@@ -78,6 +94,9 @@ impl Breaker {
 
     /// Notes what became of a request that was sent at `sent`.
     pub fn note(&mut self, now: BootTime, sent: BootTime, fault: Option<Fault>) -> Change {
+        if fault == Some(Fault::TimedOut) && self.tenancy == Tenancy::Many {
+            return self.hung(now, sent);
+        }
         if fault.is_some_and(is_trouble) {
             return self.failed(now, sent);
         }
@@ -116,6 +135,19 @@ impl Breaker {
         }
         self.probes = self.probes.saturating_add(1);
         Some(scaled(backoff_ceiling(self.probes).min(LONGEST_PAUSE), chance))
+    }
+
+    /// A request of one of several identities hung. Only the question for the server's health, which follows the
+    /// first failure, can tell whether the others would have to wait as well.
+    fn hung(&mut self, now: BootTime, sent: BootTime) -> Change {
+        if self.failures + 1 < FAILURES {
+            return self.failed(now, sent);
+        }
+        if self.since.is_some() || self.answered.is_some_and(|answered| sent < answered) {
+            return Change::None;
+        }
+        self.since = Some(now);
+        Change::Faltered
     }
 
     fn failed(&mut self, now: BootTime, sent: BootTime) -> Change {
@@ -157,6 +189,25 @@ mod tests {
 
     fn millis(breaker: &mut Breaker, chance: f64) -> Option<u128> {
         breaker.pause(chance).map(|pause| pause.as_millis())
+    }
+
+    #[test]
+    fn requests_that_hang_never_open_it_for_all_identities_unless_the_server_is_not_well() {
+        let mut breaker = Breaker::new(Tenancy::Many);
+        let hung = Some(Fault::TimedOut);
+        assert_eq!(note(&mut breaker, 1, hung), Change::Faltered);
+        for now in 2..20 {
+            assert_eq!(note(&mut breaker, now, hung), Change::None);
+        }
+        let from = Health::Shaky { since: BootTime(1) };
+        assert_eq!(breaker.health(), from);
+        assert_eq!(breaker.note_probe(BootTime(20), BootTime(20), None), Change::Recovered { from });
+        assert_eq!(note(&mut breaker, 21, hung), Change::Faltered, "asked again, and not opened");
+        assert_eq!(breaker.note_probe(BootTime(22), BootTime(22), hung), Change::Opened);
+        let mut breaker = Breaker::new(Tenancy::Many);
+        assert_eq!(note(&mut breaker, 1, DOWN), Change::Faltered);
+        assert_eq!(note(&mut breaker, 2, DOWN), Change::None);
+        assert_eq!(note(&mut breaker, 3, DOWN), Change::Opened, "a server that is not there is so for all");
     }
 
     #[test]

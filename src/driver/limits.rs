@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::core::effect::Urgency;
+use crate::core::name::IdentityId;
 use crate::driver::queue::{Entry, Lane, Queue, Ramp, Start};
 
 /// One step of the ramp after an outage.
@@ -41,11 +42,11 @@ impl Drop for Place {
 
 impl Limits {
     /// Waits for a place; `None`: sent away by [`Limits::dismiss`].
-    pub async fn enter(&self, lane: Lane, urgency: Urgency) -> Option<Place> {
+    pub async fn enter(&self, identity: IdentityId, lane: Lane, urgency: Urgency) -> Option<Place> {
         let (give, take) = oneshot::channel();
         let place = {
             let mut shared = self.shared();
-            let entry = shared.queue.enter(lane, urgency);
+            let entry = shared.queue.enter(identity, lane, urgency);
             shared.waiting.insert(entry, give);
             shared.wake();
             Place { limits: self.clone(), entry }
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     async fn enter(limits: &Limits, urgency: Urgency) -> Place {
-        limits.enter(Lane::Kv, urgency).await.expect("nobody was sent away")
+        limits.enter(IdentityId(0), Lane::Kv, urgency).await.expect("nobody was sent away")
     }
 
     #[tokio::test(start_paused = true)]
@@ -125,7 +126,8 @@ mod tests {
         for _ in 0..8 {
             places.push(enter(&limits, Urgency::Reader).await);
         }
-        let (waiter, ()) = tokio::join!(limits.enter(Lane::Kv, Urgency::Reader), async { limits.dismiss() });
+        let (waiter, ()) =
+            tokio::join!(limits.enter(IdentityId(0), Lane::Kv, Urgency::Reader), async { limits.dismiss() });
         assert!(waiter.is_none());
     }
 }

@@ -176,7 +176,8 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     fn target(mount: &str, path: &str) -> Target {
-        let mount = Mount { namespace: None, path: mount.to_owned() };
+        let mount =
+            Mount { identity: crate::core::name::IdentityId(0), namespace: None, path: mount.to_owned() };
         Target { mount, path: VaultPath::new(path).unwrap() }
     }
 

@@ -1,8 +1,9 @@
 //! Who may send a request now: places, and who waits for one. Pure: no waiting, no clock.
 //!
-//! Invariants: at most 16 requests are under way, 14 of them at most are no renewals, 8 at most go to KV,
-//! two at most mint per engine (a database makes accounts no faster in parallel). A free place goes to the
-//! most urgent of those who can use it, and among equals to who came first. Who waits holds nothing.
+//! Invariants: of each identity at most 16 requests are under way, 14 of them at most are no renewals, 8 at most
+//! go to KV, two at most mint per engine (a database makes accounts no faster in parallel): whatever becomes of
+//! the requests of one, those of another have their places. A free place goes to the most urgent of those who can
+//! use it, and among equals to who came first. Who waits holds nothing.
 //!
 //! Nobody starves: whoever waits longest is overtaken by at most [`OVERTAKINGS`] others in a row and then
 //! comes next. After an outage what nobody waits for is let in slowly at first: [`Queue::slow_down`].
@@ -10,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::effect::Urgency;
+use crate::core::name::IdentityId;
 
 /// Requests under way at most.
 const IN_ALL: usize = 16;
@@ -28,9 +30,10 @@ const FIRST_STEP: u32 = 2;
 /// See [`FIRST_STEP`].
 const DOUBLED_AFTER: u32 = 10;
 
-/// An engine: where it is mounted, in which namespace.
+/// An engine, as one identity sees it: where it is mounted, in which namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mount {
+    pub identity: IdentityId,
     pub namespace: Option<String>,
     pub path: String,
 }
@@ -51,44 +54,41 @@ pub(super) enum Lane {
 pub(super) struct Entry(u64);
 
 /// Whether what nobody waits for is let in slowly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Pace {
     /// No.
+    #[default]
     Free,
     /// At this step of the ramp; so many may still start in it.
     Ramp { step: u32, left: u32 },
 }
 
 /// The places and the queues before them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Never more than [`IN_ALL`].
-    busy: Vec<(Entry, Lane, Urgency)>,
-    waiting: BTreeMap<(Urgency, Lane), BTreeSet<Entry>>,
+    /// Never more than [`IN_ALL`] of each.
+    busy: BTreeMap<IdentityId, Vec<(Entry, Lane, Urgency)>>,
+    waiting: BTreeMap<(Urgency, IdentityId, Lane), BTreeSet<Entry>>,
     last: u64,
     overtakings: u32,
     pace: Pace,
 }
 
-impl Default for Queue {
-    fn default() -> Queue {
-        let (busy, waiting) = (Vec::with_capacity(IN_ALL), BTreeMap::new());
-        Queue { busy, waiting, last: 0, overtakings: 0, pace: Pace::Free }
-    }
-}
-
 impl Queue {
     /// Someone comes; a place is theirs once [`Queue::grant`] says so.
-    pub fn enter(&mut self, lane: Lane, urgency: Urgency) -> Entry {
+    pub fn enter(&mut self, identity: IdentityId, lane: Lane, urgency: Urgency) -> Entry {
         self.last += 1;
         let entry = Entry(self.last);
-        self.waiting.entry((urgency, lane)).or_default().insert(entry);
+        self.waiting.entry((urgency, identity, lane)).or_default().insert(entry);
         entry
     }
 
     /// Someone is done, or waits no longer.
     pub fn leave(&mut self, entry: Entry) {
-        self.busy.retain(|(one, ..)| *one != entry);
+        self.busy.retain(|_, entries| {
+            entries.retain(|(one, ..)| *one != entry);
+            !entries.is_empty()
+        });
         self.waiting.retain(|_, entries| {
             entries.remove(&entry);
             !entries.is_empty()
@@ -97,27 +97,29 @@ impl Queue {
 
     /// The next who may start; to be called until there is none.
     pub fn grant(&mut self) -> Option<Entry> {
-        let startable = self.waiting.iter().filter(|((urgency, lane), _)| self.has_room(lane, *urgency));
-        let heads =
-            startable.filter_map(|((urgency, lane), entries)| Some((entries.first()?, urgency, lane)));
-        let heads: Vec<(Entry, Urgency, Lane)> =
-            heads.map(|(entry, urgency, lane)| (*entry, *urgency, lane.clone())).collect();
-        let longest = heads.iter().min_by_key(|(entry, ..)| *entry)?;
-        let most_urgent = heads.iter().min_by_key(|(entry, urgency, _)| (*urgency, *entry))?;
-        let (entry, urgency, lane) =
-            if self.overtakings >= OVERTAKINGS { longest.clone() } else { most_urgent.clone() };
-        self.overtakings = if entry == longest.0 { 0 } else { self.overtakings + 1 };
-        if let (Urgency::Background, Pace::Ramp { left, .. }) = (urgency, &mut self.pace) {
+        let startable = self
+            .waiting
+            .iter()
+            .filter(|((urgency, identity, lane), _)| self.has_room(*identity, lane, *urgency));
+        let heads = startable.filter_map(|(queue, entries)| Some((*entries.first()?, queue)));
+        let heads: Vec<(Entry, &(Urgency, IdentityId, Lane))> = heads.collect();
+        let longest = heads.iter().min_by_key(|(entry, _)| *entry)?;
+        let most_urgent = heads.iter().min_by_key(|(entry, queue)| (queue.0, *entry))?;
+        let chosen = if self.overtakings >= OVERTAKINGS { longest } else { most_urgent };
+        let overtakings = if chosen.0 == longest.0 { 0 } else { self.overtakings + 1 };
+        let (entry, queue) = (chosen.0, chosen.1.clone());
+        self.overtakings = overtakings;
+        if let (Urgency::Background, Pace::Ramp { left, .. }) = (queue.0, &mut self.pace) {
             *left = left.saturating_sub(1);
         }
-        let queue = (urgency, lane);
         if let Some(entries) = self.waiting.get_mut(&queue) {
             entries.remove(&entry);
             if entries.is_empty() {
                 self.waiting.remove(&queue);
             }
         }
-        self.busy.push((entry, queue.1, urgency));
+        let (urgency, identity, lane) = queue;
+        self.busy.entry(identity).or_default().push((entry, lane, urgency));
         Some(entry)
     }
 
@@ -145,10 +147,10 @@ impl Queue {
         if self.pace == Pace::Free { Ramp::Over } else { Ramp::GoesOn }
     }
 
-    fn has_room(&self, lane: &Lane, urgency: Urgency) -> bool {
-        let busy = |which: &dyn Fn(&(Entry, Lane, Urgency)) -> bool| {
-            self.busy.iter().filter(|one| which(one)).count()
-        };
+    fn has_room(&self, identity: IdentityId, lane: &Lane, urgency: Urgency) -> bool {
+        let all = self.busy.get(&identity).map_or(&[][..], Vec::as_slice);
+        let busy =
+            |which: &dyn Fn(&(Entry, Lane, Urgency)) -> bool| all.iter().filter(|one| which(one)).count();
         let in_lane = busy(&|(_, one, _)| one == lane);
         let lane_has_room = match lane {
             Lane::Kv => in_lane < KV,
@@ -162,7 +164,7 @@ impl Queue {
                 busy(&|(_, _, one)| *one != Urgency::Renewal) < NO_RENEWALS
             }
         };
-        self.busy.len() < IN_ALL && lane_has_room && urgency_has_room
+        all.len() < IN_ALL && lane_has_room && urgency_has_room
     }
 }
 
@@ -186,12 +188,15 @@ pub(super) enum Ramp {
 mod tests {
     use super::*;
 
+    const ONE: IdentityId = IdentityId(1);
+    const OTHER: IdentityId = IdentityId(2);
+
     fn mint(path: &str) -> Lane {
-        Lane::Mint(Mount { namespace: None, path: path.to_owned() })
+        Lane::Mint(Mount { identity: ONE, namespace: None, path: path.to_owned() })
     }
 
     fn enter_many(queue: &mut Queue, count: usize, lane: &Lane, urgency: Urgency) -> Vec<Entry> {
-        (0..count).map(|_| queue.enter(lane.clone(), urgency)).collect()
+        (0..count).map(|_| queue.enter(ONE, lane.clone(), urgency)).collect()
     }
 
     fn grants(queue: &mut Queue) -> Vec<Entry> {
@@ -245,10 +250,10 @@ mod tests {
         let mut queue = Queue::default();
         enter_many(&mut queue, 8, &Lane::Kv, Urgency::Reader);
         let mut busy = grants(&mut queue);
-        let background = queue.enter(Lane::Kv, Urgency::Background);
+        let background = queue.enter(ONE, Lane::Kv, Urgency::Background);
         let mut overtakers = 0;
         loop {
-            queue.enter(Lane::Kv, Urgency::Reader);
+            queue.enter(ONE, Lane::Kv, Urgency::Reader);
             queue.leave(busy.remove(0));
             let next = queue.grant().unwrap();
             if next == background {
@@ -279,7 +284,7 @@ mod tests {
         let entries = enter_many(&mut queue, 10, &Lane::Kv, Urgency::Reader);
         assert_eq!(grants(&mut queue).len(), 8);
         assert_eq!(queue.dismiss(), entries[8..]);
-        queue.enter(Lane::Kv, Urgency::Reader);
+        queue.enter(ONE, Lane::Kv, Urgency::Reader);
         assert_eq!(queue.grant(), None, "eight are still under way");
     }
 
@@ -290,7 +295,7 @@ mod tests {
         let mut let_in = Vec::new();
         loop {
             enter_many(&mut queue, 2000, &Lane::Upkeep, Urgency::Background);
-            let reader = queue.enter(Lane::Kv, Urgency::Reader);
+            let reader = queue.enter(ONE, Lane::Kv, Urgency::Reader);
             assert_eq!(queue.grant(), Some(reader));
             queue.leave(reader);
             let mut count = 0;
@@ -309,5 +314,20 @@ mod tests {
         assert!(let_in.iter().sum::<u32>() > 10_000);
         assert_eq!(queue.slow_down(), Start::Needed);
         assert_eq!(queue.slow_down(), Start::UnderWay, "another outage starts it over");
+    }
+
+    #[test]
+    fn the_places_of_one_identity_are_not_those_of_another() {
+        let mut queue = Queue::default();
+        for lane in [Lane::Kv, mint("database"), Lane::Upkeep] {
+            for urgency in [Urgency::Reader, Urgency::Renewal, Urgency::Background] {
+                enter_many(&mut queue, 30, &lane, urgency);
+            }
+        }
+        assert_eq!(grants(&mut queue).len(), 16);
+        let other = Mount { identity: OTHER, namespace: None, path: "database".to_owned() };
+        let lanes = [Lane::Kv, Lane::Mint(other), Lane::Upkeep];
+        let entries = lanes.map(|lane| queue.enter(OTHER, lane, Urgency::Background));
+        assert_eq!(grants(&mut queue), entries);
     }
 }

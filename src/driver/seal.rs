@@ -17,7 +17,7 @@ use crate::core::time::BootTime;
 use crate::sealed::{Full, Sealed};
 use crate::secret::SecretBytes;
 use crate::sys;
-use crate::vault::{Origin, Token};
+use crate::vault::{Kept, Origin, Token};
 
 /// After which time it is tried again to seal everything when there was no room.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -26,6 +26,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub struct Seal {
     store: Sealed,
     tokens: HashMap<Credential, Token>,
+    kept: BTreeMap<String, Arc<SecretBytes>>,
     /// There was no room: nothing is sealed before then.
     full_until: Option<(BootTime, Full)>,
     news: Option<News>,
@@ -46,6 +47,8 @@ pub struct Left {
     pub cells: Vec<(Key, Stored<SecretBytes>)>,
     /// Tokens, as they were numbered.
     pub tokens: BTreeMap<Credential, Token>,
+    /// What identities log in with and could obtain only once.
+    pub kept: Vec<Kept>,
 }
 
 /// A cell's key, or a token, can't be read.
@@ -59,10 +62,13 @@ impl Left {
     /// # Errors
     /// [`Unknown`].
     pub fn read(store: &Sealed) -> Result<Left, Unknown> {
-        let mut left = Left { cells: Vec::new(), tokens: BTreeMap::new() };
+        let mut left = Left { cells: Vec::new(), tokens: BTreeMap::new(), kept: Vec::new() };
         for (key, value) in store.entries() {
             match from_slice(key).map_err(|_| Unknown)? {
                 Key::Token(with) => drop(left.tokens.insert(with, unpack(value).ok_or(Unknown)?)),
+                Key::Kept(label) => {
+                    left.kept.push(Kept { label, bytes: Arc::new(SecretBytes::new(value.to_vec())) });
+                }
                 key @ Key::Body { .. } => {
                     let body = Arc::new(SecretBytes::new(value.to_vec()));
                     left.cells.push((key, Stored::Body(body)));
@@ -81,11 +87,12 @@ impl Left {
 
 impl Seal {
     /// Seals into this memory from now on. `left` are the tokens that a predecessor has left there, and
-    /// `tokens` those that are there now.
+    /// `tokens` and `kept` what is there now.
     pub fn new(
         mut store: Sealed,
         left: impl IntoIterator<Item = Credential>,
         tokens: HashMap<Credential, Token>,
+        kept: &[Kept],
     ) -> Seal {
         for with in left.into_iter().filter(|with| !tokens.contains_key(with)) {
             store.remove(&name(&Key::Token(with)));
@@ -93,7 +100,11 @@ impl Seal {
         for (with, token) in &tokens {
             store.put(&name(&Key::Token(*with)), &pack(token));
         }
-        Seal { store, tokens, full_until: None, news: None }
+        let mut seal = Seal { store, tokens, kept: BTreeMap::new(), full_until: None, news: None };
+        for one in kept {
+            seal.keep_credential(one);
+        }
+        seal
     }
 
     /// Seals what the engine has changed.
@@ -134,6 +145,21 @@ impl Seal {
         for (with, token) in &self.tokens {
             self.store.put(&name(&Key::Token(*with)), &pack(token));
         }
+        for (label, bytes) in &self.kept {
+            self.store.put(&name(&Key::Kept(label.clone())), bytes.expose());
+        }
+    }
+
+    /// Something that can't be obtained again is there; it is sealed with the next change.
+    pub(super) fn keep_credential(&mut self, kept: &Kept) {
+        self.store.put(&name(&Key::Kept(kept.label.clone())), kept.bytes.expose());
+        self.kept.insert(kept.label.clone(), Arc::clone(&kept.bytes));
+    }
+
+    /// No identity needs it any more.
+    pub(super) fn forget_kept(&mut self, label: &str) {
+        self.store.remove(&name(&Key::Kept(label.to_owned())));
+        self.kept.remove(label);
     }
 
     /// A token is there; it is sealed with the next change.

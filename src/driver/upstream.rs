@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::core::effect::Urgency;
 use crate::core::error::{Failure, Fault};
+use crate::core::name::IdentityId;
 use crate::core::time::BootTime;
 use crate::driver::breaker::{Breaker, Change, Health};
 use crate::driver::clock::Clock;
@@ -62,10 +63,16 @@ impl<V: Vault, C: Clock> Upstream<V, C> {
     ///
     /// # Errors
     /// [`Fault::Unreachable`]: Vault is down. [`Fault::TimedOut`]: no place was free in time.
-    pub async fn place(&self, lane: &Lane, urgency: Urgency, end: Instant) -> Result<Place, Failure> {
+    pub async fn place(
+        &self,
+        identity: IdentityId,
+        lane: &Lane,
+        urgency: Urgency,
+        end: Instant,
+    ) -> Result<Place, Failure> {
         loop {
             self.refuse_if_down()?;
-            match timeout_at(end, self.limits.enter(lane.clone(), urgency)).await {
+            match timeout_at(end, self.limits.enter(identity, lane.clone(), urgency)).await {
                 Ok(Some(place)) => {
                     self.refuse_if_down()?;
                     return Ok(place);
@@ -104,6 +111,19 @@ impl<V: Vault, C: Clock> Upstream<V, C> {
         let sent = self.service.clock().now();
         let result = within(end, call).await;
         self.learn(sent, &result);
+        result
+    }
+
+    /// As [`Upstream::ask`], for a login: one that is refused by what is known here, which is looked at again
+    /// soon, says nothing of Vault.
+    pub async fn ask_in<T>(&self, login: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let sent = self.service.clock().now();
+        let result = login.await;
+        let is_known_here =
+            |failure: &Failure| failure.fault == Fault::Denied && failure.retry_after.is_some();
+        if !result.as_ref().is_err_and(is_known_here) {
+            self.learn(sent, &result);
+        }
         result
     }
 

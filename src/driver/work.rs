@@ -62,11 +62,16 @@ impl<V: Vault, C: Clock> Work<V, C> {
 
     pub(super) fn log_in(self, request: RequestId, identity: IdentityId) {
         self.spawn(move |work| async move {
-            let result = match work.upstream.place(&Lane::Upkeep, Urgency::Renewal, work.end()).await {
+            let place = work.upstream.place(identity, &Lane::Upkeep, Urgency::Renewal, work.end()).await;
+            let prepared = match place {
+                Ok(place) => work.prepare_login(identity).await.map(|()| place),
+                Err(failure) => Err(failure),
+            };
+            let result = match prepared {
                 Ok(_place) => {
                     let sent = work.service.clock().now();
                     // It is not cut off: that would leave a token behind.
-                    let result = work.upstream.ask(None, work.upstream.vault.login(identity)).await;
+                    let result = work.upstream.ask_in(work.upstream.vault.login(identity)).await;
                     result.map(|login| (login.token, terms(sent, &login.info)))
                 }
                 Err(failure) => Err(failure),
@@ -75,10 +80,20 @@ impl<V: Vault, C: Clock> Work<V, C> {
         });
     }
 
+    /// What can be obtained only once is sealed before it is used.
+    async fn prepare_login(&self, identity: IdentityId) -> Result<(), Failure> {
+        // It is not cut off: what it has obtained would be lost.
+        let prepared = self.upstream.vault.prepare_login(identity).await?;
+        if let Some(kept) = prepared {
+            self.service.seal(|seal| seal.keep_credential(&kept));
+        }
+        Ok(())
+    }
+
     pub(super) fn renew_token(self, request: RequestId, token: Option<Token>, with: Credential) {
         self.spawn(move |work| async move {
             let renew = |vault: Arc<V>, token| async move { vault.renew_self(&token).await };
-            let (sent, result) = work.upkeep(token, Urgency::Renewal, renew).await;
+            let (sent, result) = work.upkeep(with.identity, token, Urgency::Renewal, renew).await;
             let result = result.map(|info| terms(sent, &info));
             Completed::TokenRenewed { with, request, result }
         });
@@ -87,7 +102,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
     pub(super) fn revoke_token(self, with: Credential, token: Token) {
         tokio::spawn(async move {
             let revoke = |vault: Arc<V>, token| async move { vault.revoke_self(&token).await };
-            let (_, result) = self.upkeep(Some(token), Urgency::Reader, revoke).await;
+            let (_, result) = self.upkeep(with.identity, Some(token), Urgency::Reader, revoke).await;
             if let Err(failure) = result {
                 tracing::warn!(reason = failure.reason, "a token that was replaced could not be revoked");
             }
@@ -118,7 +133,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
             let sent = work.service.clock().now();
             let result = match token {
                 Some(token) => {
-                    let target = Target { mount: mount_like(&token, &prefix), path: prefix.clone() };
+                    let target = Target { mount: mount_like(with, &token, &prefix), path: prefix.clone() };
                     let list = || work.list_below(&token, &prefix);
                     work.repeat(&target, Urgency::Reader, work.end(), list).await
                 }
@@ -130,16 +145,16 @@ impl<V: Vault, C: Clock> Work<V, C> {
 
     pub(super) fn renew_lease(
         self,
-        request: RequestId,
-        source: SourceId,
+        (request, source): (RequestId, SourceId),
         token: Option<Token>,
+        with: Credential,
         lease: LeaseId,
         increment: Duration,
     ) {
         self.spawn(move |work| async move {
             let renew =
                 |vault: Arc<V>, token| async move { vault.renew_lease(&token, &lease, increment).await };
-            let (sent, result) = work.upkeep(token, Urgency::Renewal, renew).await;
+            let (sent, result) = work.upkeep(with.identity, token, Urgency::Renewal, renew).await;
             let result = result.map(|one| Granted { sent, duration: one.duration, renewable: one.renewable });
             Completed::LeaseRenewed { source, request, result }
         });
@@ -147,14 +162,14 @@ impl<V: Vault, C: Clock> Work<V, C> {
 
     pub(super) fn look_up_lease(
         self,
-        request: RequestId,
-        source: SourceId,
+        (request, source): (RequestId, SourceId),
         token: Option<Token>,
+        with: Credential,
         lease: LeaseId,
     ) {
         self.spawn(move |work| async move {
             let look = |vault: Arc<V>, token| async move { vault.look_up_lease(&token, &lease).await };
-            let (sent, result) = work.upkeep(token, Urgency::Background, look).await;
+            let (sent, result) = work.upkeep(with.identity, token, Urgency::Background, look).await;
             // A revocation under way shows as a lease without any time left.
             let result = result.and_then(|duration| match duration {
                 Duration::ZERO => Err(Failure::new(Fault::LeaseGone, "the lease is being revoked")),
@@ -164,11 +179,11 @@ impl<V: Vault, C: Clock> Work<V, C> {
         });
     }
 
-    pub(super) fn revoke_lease(self, token: Option<Token>, lease: LeaseId) {
+    pub(super) fn revoke_lease(self, token: Option<Token>, with: Credential, lease: LeaseId) {
         self.spawn(move |work| async move {
             let which = lease.clone();
             let revoke = |vault: Arc<V>, token| async move { vault.revoke_lease(&token, &which).await };
-            let (_, result) = work.upkeep(token, Urgency::Reader, revoke).await;
+            let (_, result) = work.upkeep(with.identity, token, Urgency::Reader, revoke).await;
             Completed::LeaseRevoked { lease, result }
         });
     }
@@ -191,6 +206,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
     /// A request about a lease or a token.
     async fn upkeep<T, F>(
         &self,
+        identity: IdentityId,
         token: Option<Token>,
         urgency: Urgency,
         call: impl FnOnce(Arc<V>, Token) -> F,
@@ -200,7 +216,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
     {
         let Some(token) = token else { return (self.service.clock().now(), Err(token_gone())) };
         let end = self.end();
-        let place = self.upstream.place(&Lane::Upkeep, urgency, end).await;
+        let place = self.upstream.place(identity, &Lane::Upkeep, urgency, end).await;
         let sent = self.service.clock().now();
         let result = match place {
             Ok(_place) => self.upstream.ask(Some(end), call(Arc::clone(&self.upstream.vault), token)).await,
@@ -238,24 +254,26 @@ impl<V: Vault, C: Clock> Work<V, C> {
         let path = &fetch.read.path;
         let hint = fetch.read.engine;
         if matches!(hint, EngineHint::Kv1 | EngineHint::Kv2) {
-            return Ok(Kind::Kv(mount_like(token, path)));
+            return Ok(Kind::Kv(mount_like(fetch.with, token, path)));
         }
         if hint == EngineHint::Other || fetch.read.params.is_some() {
             return match fetch.minting {
-                Minting::Allowed => Ok(Kind::Minting(mount_like(token, path))),
+                Minting::Allowed => Ok(Kind::Minting(mount_like(fetch.with, token, path))),
                 Minting::Forbidden => Err(FetchResult::WouldMint),
             };
         }
-        let place = self.upstream.place(&Lane::Upkeep, fetch.urgency, end).await;
+        let place = self.upstream.place(fetch.with.identity, &Lane::Upkeep, fetch.urgency, end).await;
         let _place = place.map_err(FetchResult::Failed)?;
         let mount = self.upstream.ask_or_know(end, self.upstream.vault.mount_of(token, path)).await;
         match (mount, fetch.minting) {
-            (Ok(mount), _) if mount.mints_nothing_at(path) => Ok(Kind::Kv(mount_at(token, mount.path))),
+            (Ok(mount), _) if mount.mints_nothing_at(path) => {
+                Ok(Kind::Kv(mount_at(fetch.with, token, mount.path)))
+            }
             (Ok(_), Minting::Forbidden) => Err(FetchResult::WouldMint),
-            (Ok(mount), Minting::Allowed) => Ok(Kind::Minting(mount_at(token, mount.path))),
+            (Ok(mount), Minting::Allowed) => Ok(Kind::Minting(mount_at(fetch.with, token, mount.path))),
             (Err(failure), Minting::Allowed) if failure.fault == Fault::Denied => {
                 // The token may not ask what it is; the read itself will tell.
-                Ok(Kind::Minting(mount_like(token, path)))
+                Ok(Kind::Minting(mount_like(fetch.with, token, path)))
             }
             (Err(failure), _) => Err(FetchResult::Failed(failure)),
         }
@@ -272,7 +290,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
         let lane = Lane::Mint(target.mount.clone());
         let wait = Wait::new(self.settings.read_timeout, fetch.urgency);
         loop {
-            let place = self.upstream.place(&lane, fetch.urgency, end).await?;
+            let place = self.upstream.place(fetch.with.identity, &lane, fetch.urgency, end).await?;
             match self.upstream.admit(target) {
                 Ok(_) => {
                     // The client ends it after `issue-timeout`, and revokes what comes later.
@@ -344,7 +362,7 @@ impl<V: Vault, C: Clock> Work<V, C> {
         let wait = Wait::new(self.settings.read_timeout, urgency);
         let mut tried = 0;
         loop {
-            let place = self.upstream.place(&Lane::Kv, urgency, end).await?;
+            let place = self.upstream.place(target.mount.identity, &Lane::Kv, urgency, end).await?;
             let admission = match self.upstream.admit(target) {
                 Ok(admission) => admission,
                 Err(held) => {
@@ -411,13 +429,13 @@ impl Wait {
     }
 }
 
-fn mount_at(token: &Token, path: String) -> Mount {
-    Mount { namespace: token.namespace().map(str::to_owned), path }
+fn mount_at(with: Credential, token: &Token, path: String) -> Mount {
+    Mount { identity: with.identity, namespace: token.namespace().map(str::to_owned), path }
 }
 
 /// The engine of a path whose mount isn't known: most are mounted at one segment.
-fn mount_like(token: &Token, path: &VaultPath) -> Mount {
-    mount_at(token, path.segments().next().unwrap_or_default().to_owned())
+fn mount_like(with: Credential, token: &Token, path: &VaultPath) -> Mount {
+    mount_at(with, token, path.segments().next().unwrap_or_default().to_owned())
 }
 
 fn token_gone() -> Failure {

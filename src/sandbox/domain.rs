@@ -12,7 +12,7 @@ use landlock::{
 };
 use url::{Host, Url};
 
-use crate::config::plan::Protection;
+use crate::config::plan::{Protection, VaultPlan};
 use crate::sandbox::SandboxError;
 use crate::sandbox::files::Needs;
 use crate::sandbox::protections::{Protections, State};
@@ -137,22 +137,49 @@ fn scopes(notify_socket: Option<&std::ffi::OsStr>) -> BitFlags<Scope> {
     }
 }
 
-/// The ports that the nodes of Vault listen on, and that of name servers if a node has a name. No proxy is ever
-/// used.
-pub(super) fn ports(addresses: &[String]) -> BTreeSet<u16> {
-    let urls: Vec<Url> = addresses.iter().filter_map(|address| Url::parse(address).ok()).collect();
+/// The ports that the nodes of Vault listen on, or that of the proxy before them, and that of name servers if one
+/// of these has a name. Sockets of the file system need none.
+pub(super) fn ports(vault: &VaultPlan) -> BTreeSet<u16> {
+    let asked = match &vault.proxy {
+        Some(proxy) => std::slice::from_ref(proxy),
+        None => &vault.addresses,
+    };
+    let urls: Vec<Url> = asked.iter().filter_map(|address| Url::parse(address).ok()).collect();
     let names = urls.iter().any(|url| matches!(url.host(), Some(Host::Domain(_))));
     urls.iter().filter_map(Url::port_or_known_default).chain(names.then_some(DNS)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn of(addresses: &[&str]) -> Vec<u16> {
-        ports(&addresses.iter().map(|address| (*address).to_owned()).collect::<Vec<_>>())
-            .into_iter()
-            .collect()
+        ports(&plan(addresses, None)).into_iter().collect()
+    }
+
+    fn plan(addresses: &[&str], proxy: Option<&str>) -> VaultPlan {
+        VaultPlan {
+            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+            namespace: None,
+            ca_cert: None,
+            ca_path: None,
+            client_certificate: None,
+            tls_server_name: None,
+            proxy: proxy.map(str::to_owned),
+            read_timeout: Duration::from_secs(5),
+            issue_timeout: Duration::from_secs(30),
+            max_secret_size: 1024,
+            max_list_size: 1024,
+        }
+    }
+
+    #[test]
+    fn a_socket_needs_no_port_and_a_proxy_only_its_own() {
+        assert_eq!(of(&["unix:///run/bao.sock"]), [0; 0]);
+        let behind = plan(&["https://vault.internal:8200"], Some("http://10.0.0.7:3128"));
+        assert_eq!(ports(&behind).into_iter().collect::<Vec<_>>(), [3128]);
     }
 
     #[test]

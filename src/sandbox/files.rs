@@ -104,13 +104,21 @@ impl Needs {
         }
         let vault = &plan.vault;
         let https = vault.addresses.iter().any(|address| address.starts_with("https:"));
-        if https && vault.ca_cert.is_none() {
+        if https && vault.ca_cert.is_none() && vault.ca_path.is_none() {
             needs.read.extend(AUTHORITIES.into_iter().map(PathBuf::from));
             let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
             needs.read.extend(variables.into_iter().filter_map(std::env::var_os).map(PathBuf::from));
         }
         for path in credentials(plan).into_iter().chain(places.config.as_deref()) {
             needs.replaceable(path);
+        }
+        if let Some(directory) = &vault.ca_path {
+            needs.read.insert(directory.clone());
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                    needs.replaceable(&entry.path());
+                }
+            }
         }
         needs.remove.extend(places.mount_point.iter().filter_map(|path| path.parent()).map(Path::to_owned));
         needs.write.extend(places.control.iter().chain(&places.locks).cloned());
@@ -164,7 +172,9 @@ pub fn credentials(plan: &MountPlan) -> Vec<&Path> {
         CredentialSource::File(path) => Some(path),
         CredentialSource::Variable(_) | CredentialSource::Literal(_) => None,
     });
-    let client = plan.vault.client_certificate.iter().flat_map(|(certificate, key)| [certificate, key]);
+    let certificates = plan.identities.iter().filter_map(|identity| identity.method.certificate());
+    let certificates = certificates.chain(&plan.vault.client_certificate);
+    let client = certificates.flat_map(|client| [&client.certificate, &client.key]);
     files.chain(&plan.vault.ca_cert).chain(client).map(PathBuf::as_path).collect()
 }
 

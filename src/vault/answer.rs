@@ -18,6 +18,7 @@ use crate::secret::SecretBytes;
 use crate::sys;
 use crate::vault::engine::{Capability, Shape};
 use crate::vault::refusal::bounded;
+use crate::vault::skew::Skew;
 use crate::vault::{EngineMount, Lease, Origin, Renewal, Secret, SecretKind, TokenInfo};
 
 /// What Vault wraps around every answer.
@@ -110,7 +111,13 @@ struct Lookup {
 }
 
 /// A secret, asked for with this capability: what a write request answers has been minted.
-pub(super) fn secret(body: &[u8], path: &str, shape: Shape, asked: Capability) -> Result<Secret, Failure> {
+pub(super) fn secret(
+    body: &[u8],
+    path: &str,
+    shape: Shape,
+    asked: Capability,
+    skew: Skew,
+) -> Result<Secret, Failure> {
     let envelope = envelope(body, path)?;
     let data = object(envelope.data, path)?;
     let warnings = envelope.warnings.unwrap_or_default().iter().map(|text| bounded(text)).collect();
@@ -123,7 +130,7 @@ pub(super) fn secret(body: &[u8], path: &str, shape: Shape, asked: Capability) -
         let kind = SecretKind::Kv {
             version: Some(versioned.metadata.version),
             created: instant(&versioned.metadata.created_time),
-            deletion: instant(&versioned.metadata.deletion_time),
+            deletion: instant(&versioned.metadata.deletion_time).map(|deletion| skew.here(deletion)),
         };
         return Ok(Secret { data: cut(object(versioned.data, path)?), kind, warnings });
     }
@@ -137,7 +144,7 @@ pub(super) fn secret(body: &[u8], path: &str, shape: Shape, asked: Capability) -
             renewable: envelope.renewable.unwrap_or(false),
         })
     } else {
-        validity(data, asked)
+        validity(data, asked, skew)
     };
     Ok(Secret { data: cut(data), kind, warnings })
 }
@@ -202,6 +209,26 @@ pub(super) fn auth(body: &[u8], doing: &str, origin: Origin) -> Result<(SecretBy
         policies: auth.policies.unwrap_or_default(),
     };
     Ok((SecretBytes::new(auth.client_token.as_bytes().to_vec()), info))
+}
+
+/// What a wrapping token was made by.
+pub(super) fn creation_path(body: &[u8], doing: &str) -> Result<String, Failure> {
+    #[derive(Deserialize)]
+    struct Wrapping {
+        creation_path: String,
+    }
+    let wrapping: Wrapping = part(object(envelope(body, doing)?.data, doing)?, doing)?;
+    Ok(wrapping.creation_path)
+}
+
+/// The secret id of an AppRole that was unwrapped.
+pub(super) fn secret_id(body: &[u8], doing: &str) -> Result<SecretBytes, Failure> {
+    #[derive(Deserialize)]
+    struct Unwrapped<'a> {
+        secret_id: &'a str,
+    }
+    let unwrapped: Unwrapped<'_> = part(object(envelope(body, doing)?.data, doing)?, doing)?;
+    Ok(SecretBytes::new(unwrapped.secret_id.as_bytes().to_vec()))
 }
 
 /// What a look-up says of a token.
@@ -280,7 +307,7 @@ fn cut(data: &RawValue) -> SecretBytes {
 }
 
 /// How long an answer without a lease is good. What doesn't parse doesn't say.
-fn validity(data: &RawValue, asked: Capability) -> SecretKind {
+fn validity(data: &RawValue, asked: Capability, skew: Skew) -> SecretKind {
     let minted = asked == Capability::Update;
     let Ok(validity) = serde_json::from_str::<Validity<'_>>(data.get()) else {
         return SecretKind::Other { minted, ttl: None };
@@ -294,7 +321,7 @@ fn validity(data: &RawValue, asked: Capability) -> SecretKind {
     let is_token = validity.token.is_some();
     let until = validity.expiration.and_then(|text| {
         let seconds = serde_json::from_str::<u64>(text.get()).ok()?;
-        let now = u64::try_from(sys::unix_time().seconds).unwrap_or(0);
+        let now = u64::try_from(skew.there(sys::unix_time()).seconds).unwrap_or(0);
         Some(Duration::from_secs(seconds.saturating_sub(now)))
     });
     SecretKind::Other { minted: minted || is_token, ttl: ttl.filter(|_| is_token).or(until) }
@@ -315,7 +342,7 @@ mod tests {
     use super::*;
 
     fn read(body: &str, shape: Shape) -> Result<Secret, Failure> {
-        secret(body.as_bytes(), "a/b", shape, Capability::Read)
+        secret(body.as_bytes(), "a/b", shape, Capability::Read, Skew::default())
     }
 
     fn reason(body: &str, shape: Shape) -> String {

@@ -13,15 +13,17 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::config::plan::{IdentityPlan, Method as LoginMethod, VaultPlan};
+use crate::config::plan::{IdentityPlan, VaultPlan};
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, LeaseId, VaultPath};
+use crate::sys::safe_file::Distrust;
+use crate::vault::auth::Identity;
 use crate::vault::engine::{self, Capability, MountTable, Place, Shape};
 use crate::vault::http::{Again, Answer, Call, Http, Limit, Method};
 use crate::vault::life::Life;
 use crate::vault::{
-    EngineMount, Login, Renewal, Secret, Token, TokenInfo, Vault, answer, auth, issue, refusal,
+    EngineMount, Kept, Login, Origin, Renewal, Secret, Token, TokenInfo, Vault, answer, issue, refusal,
 };
 
 /// Why no client can be made of a configuration.
@@ -30,8 +32,8 @@ pub enum ClientError {
     /// The list of addresses is empty.
     #[error("no address of Vault is known: set `address`")]
     NoAddress,
-    /// An address that isn't `http://HOST[:PORT]` or `https://HOST[:PORT]`.
-    #[error("{address} is no address of Vault: write https://HOST:PORT")]
+    /// An address that isn't `http://HOST[:PORT]`, `https://HOST[:PORT]` or `unix:///PATH`.
+    #[error("{address} is no address of Vault: write https://HOST:PORT or unix:///PATH")]
     BadAddress {
         /// As it was given.
         address: String,
@@ -49,6 +51,29 @@ pub enum ClientError {
     NoCertificate {
         /// The file.
         path: PathBuf,
+    },
+    /// A directory of CA files without a certificate in any of them.
+    #[error("no file in {} holds a PEM certificate", path.display())]
+    NoCertificates {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The key is that of another certificate.
+    #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
+    MismatchedKey {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The file of a client certificate or of its key is not to be trusted.
+    #[error("{0}")]
+    Distrusted(#[from] Distrust),
+    /// The proxy's address is none.
+    #[error("{address} is no address of a proxy: write http://HOST:PORT")]
+    BadProxy {
+        /// As it was given.
+        address: String,
     },
     /// Client certificate and key don't make a pair, or aren't PEM.
     #[error("{} and {} are no PEM certificate with its key", certificate.display(), key.display())]
@@ -84,24 +109,13 @@ struct Shared {
     issue_timeout: Duration,
 }
 
-struct Identity {
-    method: LoginMethod,
-    namespace: Option<String>,
-    /// The last token that the user gave in vain.
-    refused: auth::token::Refused,
-}
-
 impl Client {
     /// Prepares a client; sends nothing.
     ///
     /// # Errors
     /// A [`ClientError`]: an address or a certificate file that can't be used.
     pub fn new(vault: &VaultPlan, identities: &[IdentityPlan]) -> Result<Client, ClientError> {
-        let identities = identities.iter().map(|identity| Identity {
-            method: identity.method.clone(),
-            namespace: identity.namespace.clone().or_else(|| vault.namespace.clone()),
-            refused: auth::token::Refused::default(),
-        });
+        let identities = identities.iter().map(|identity| Identity::new(identity, vault));
         Ok(Client(Arc::new(Shared {
             http: Http::new(vault)?,
             identities: identities.collect(),
@@ -111,34 +125,51 @@ impl Client {
         })))
     }
 
-    /// Posts credentials to an auth method.
     /// Which engine serves a path, as far as an earlier request of this identity has found out. Asks nobody.
     pub fn known_mount(&self, identity: IdentityId, path: &VaultPath) -> Option<EngineMount> {
-        let namespace = self.identity(identity).ok()?.namespace.as_deref();
+        let namespace = self.identity(identity).ok()?.namespace();
         self.0.mounts.last_known(namespace, path)
     }
 
+    /// Posts credentials to an auth method, over these connections or over those of all.
     pub(super) async fn log_in_at(
         &self,
+        http: Option<&Http>,
+        path: &str,
         auth_path: &VaultPath,
         namespace: Option<&str>,
         body: Zeroizing<Vec<u8>>,
     ) -> Result<Answer, Failure> {
-        let path = format!("auth/{auth_path}/login");
-        let call = Call {
-            method: Method::Post,
-            path: &path,
-            query: &[],
-            token: None,
-            namespace,
-            body: Some(body),
-            limit: Limit::Plain,
-            timeout: self.0.patience,
-            // Each login makes a token.
-            again: Again::Never,
-        };
-        let answer = self.0.http.send(&call).await?;
+        // Each login makes a token.
+        let call = Call::without_token(path, namespace, body, self.0.patience);
+        let answer = http.unwrap_or(&self.0.http).send(&call).await?;
         if is_good(&answer) { Ok(answer) } else { Err(refusal::of_login(&answer, auth_path.as_str())) }
+    }
+
+    /// Asks what a wrapping token was made by. It stays as it is.
+    pub(super) async fn look_up_wrapping(
+        &self,
+        namespace: Option<&str>,
+        body: Zeroizing<Vec<u8>>,
+    ) -> Result<Answer, Failure> {
+        let path = "sys/wrapping/lookup";
+        let call = Call::without_token(path, namespace, body, self.0.patience);
+        let answer = self.0.http.send(&call).await?;
+        if is_good(&answer) { Ok(answer) } else { Err(refusal::of_wrapping(&answer, path)) }
+    }
+
+    /// Takes out what a wrapping token holds.
+    pub(super) async fn unwrap(&self, wrapper: &Token) -> Result<Answer, Failure> {
+        let path = "sys/wrapping/unwrap";
+        let post = Call::post(wrapper, path, json(&())?, self.0.patience);
+        let answer = self.0.http.send(&Call { again: Again::Never, ..post }).await?;
+        if is_good(&answer) { Ok(answer) } else { Err(refusal::of_wrapping(&answer, path)) }
+    }
+
+    /// Sends a call over the connections of its token.
+    async fn send(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let own = call.token.and_then(|token| token.0.http.get());
+        own.unwrap_or(&self.0.http).send(call).await
     }
 
     fn identity(&self, id: IdentityId) -> Result<&Identity, Failure> {
@@ -153,7 +184,7 @@ impl Client {
         call: Call<'_>,
         refused: impl Fn(&Answer) -> Failure + Send,
     ) -> Result<Answer, Failure> {
-        let answer = self.0.http.send(&call).await?;
+        let answer = self.send(&call).await?;
         if is_good(&answer) {
             return Ok(answer);
         }
@@ -176,7 +207,7 @@ impl Client {
     async fn life_of(&self, token: &Token) -> Life {
         for path in ["auth/token/lookup-self", "sys/internal/ui/mounts"] {
             let call = Call { limit: Limit::List, ..Call::get(token, path, self.0.patience) };
-            match self.0.http.send(&call).await {
+            match self.send(&call).await {
                 Ok(answer) if is_good(&answer) => return Life::Alive,
                 // Only Vault itself can say that a token is dead; a proxy that denies can't.
                 Ok(answer) if answer.status == 403 && refusal::texts(&answer.body).is_some() => {}
@@ -192,7 +223,7 @@ impl Client {
             return Ok(Some(mount));
         }
         let asked = format!("sys/internal/ui/mounts/{path}");
-        let answer = self.0.http.send(&Call::get(token, &asked, self.0.patience)).await?;
+        let answer = self.send(&Call::get(token, &asked, self.0.patience)).await?;
         if matches!(answer.status, 400 | 403 | 404 | 405) {
             return Ok(None);
         }
@@ -249,7 +280,7 @@ impl Client {
                 self.0.mounts.forget(token.namespace(), &request.path);
             }
         })?;
-        answer::secret(&answer.body, &call.path, *shape, call.capability)
+        answer::secret(&answer.body, &call.path, *shape, call.capability, answer.skew)
     }
 
     /// A request about a lease.
@@ -265,16 +296,27 @@ impl Client {
 }
 
 impl Vault for Client {
+    async fn prepare_login(&self, identity: IdentityId) -> Result<Option<Kept>, Failure> {
+        self.identity(identity)?.prepare(self).await
+    }
+
+    fn restore_kept(&self, kept: &Kept) -> bool {
+        self.0.identities.iter().any(|identity| identity.restore(kept))
+    }
+
+    fn adopt(&self, identity: IdentityId, token: Token) -> Token {
+        token.over(self.identity(identity).ok().and_then(Identity::connections))
+    }
+
+    fn forget_refusals(&self, identity: IdentityId) {
+        if let Ok(identity) = self.identity(identity) {
+            identity.forget_refusals();
+        }
+    }
+
     async fn login(&self, identity: IdentityId) -> Result<Login, Failure> {
-        let Identity { method, namespace, refused } = self.identity(identity)?;
-        let namespace = namespace.clone();
-        let login = match method {
-            LoginMethod::Token { token } => return auth::token::login(self, token, namespace, refused).await,
-            LoginMethod::AppRole { auth_path, role_id, secret_id } => {
-                auth::approle::login(self, auth_path, role_id, secret_id.as_ref(), namespace).await?
-            }
-        };
-        if login.info.num_uses > 0 {
+        let login = self.identity(identity)?.log_in(self).await?;
+        if login.info.num_uses > 0 && login.token.origin() == Origin::Obtained {
             // What it still could do is not our concern; that it stays behind is.
             drop(self.revoke_self(&login.token).await);
             let reason = "the role gives out tokens that may be used only a few times (token_num_uses): \
@@ -293,7 +335,8 @@ impl Vault for Client {
 
     async fn renew_self(&self, token: &Token) -> Result<TokenInfo, Failure> {
         let path = "auth/token/renew-self";
-        let answer = self.lease_call(token, path, json(&())?).await?;
+        let call = Call::post(token, path, json(&())?, self.0.patience);
+        let answer = self.ask(call, |answer| refusal::of_token_renewal(answer, path)).await?;
         let (_, info) = answer::auth(&answer.body, path, token.origin())?;
         Ok(info)
     }
@@ -392,7 +435,19 @@ impl Vault for Client {
     }
 
     async fn health(&self) -> Result<(), Failure> {
-        self.0.http.health().await
+        let own = |identity: &Identity| identity.connections();
+        match self
+            .0
+            .identities
+            .iter()
+            .map(own)
+            .collect::<Option<Vec<_>>>()
+            .and_then(|all| all.into_iter().next())
+        {
+            // All have a certificate: Vault may let nobody else in.
+            Some(http) => http.health().await,
+            None => self.0.http.health().await,
+        }
     }
 }
 

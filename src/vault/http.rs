@@ -1,7 +1,7 @@
 //! One request and its whole answer.
 //!
 //! Invariants: no redirect is followed (a redirect would carry the token to another origin), no proxy is
-//! used, no connection is kept for later (its buffer would keep the last secret), nothing waits for ever,
+//! used but one that the configuration names, no connection is kept for later (its buffer would keep the last secret), nothing waits for ever,
 //! no answer grows past its limit. A request that may mint is repeated only if it can't have been carried
 //! out: nothing was sent, or the node said that it serves nobody or lags behind. A call's time is one for
 //! all its attempts. vaultrs carries the client and the address; reqwest's own errors end here.
@@ -12,6 +12,7 @@ mod standing;
 
 use std::error::Error;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,9 +22,11 @@ use zeroize::Zeroizing;
 
 use crate::config::plan::VaultPlan;
 use crate::core::error::{Failure, Fault};
+use crate::sys;
 use crate::vault::Token;
 use crate::vault::client::ClientError;
 use crate::vault::refusal;
+use crate::vault::skew::Skew;
 
 use standing::Standings;
 
@@ -31,6 +34,8 @@ use standing::Standings;
 const HEALTH: &str = "sys/health";
 /// How long a question for a node's health may take.
 const PROBE: Duration = Duration::from_secs(3);
+/// How far the clocks must be apart to be told, in seconds.
+const SKEW_TOLD: u64 = 60;
 /// The longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: u64 = 3600;
 /// The largest answer to a request that isn't for a secret or a list, in bytes.
@@ -102,6 +107,26 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// A POST of somebody who has no token. It may make something.
+    pub fn without_token(
+        path: &'a str,
+        namespace: Option<&'a str>,
+        body: Zeroizing<Vec<u8>>,
+        timeout: Duration,
+    ) -> Call<'a> {
+        Call {
+            method: Method::Post,
+            path,
+            query: &[],
+            token: None,
+            namespace,
+            body: Some(body),
+            limit: Limit::Plain,
+            timeout,
+            again: Again::Never,
+        }
+    }
+
     /// A question for a node's health, open to everybody.
     fn health() -> Call<'static> {
         Call {
@@ -129,6 +154,8 @@ pub(super) struct Answer {
     pub retry_after: Option<Duration>,
     /// Where a redirect points to: scheme, host and port only.
     pub redirect: Option<String>,
+    /// How far the clocks are apart, by its date.
+    pub skew: Skew,
     /// Wiped when dropped.
     pub body: Zeroizing<Vec<u8>>,
 }
@@ -154,6 +181,7 @@ struct Shared {
     index: Mutex<Option<HeaderValue>>,
     max_secret_size: u64,
     max_list_size: u64,
+    skew_told: AtomicBool,
 }
 
 impl Http {
@@ -168,6 +196,7 @@ impl Http {
             index: Mutex::new(None),
             max_secret_size: plan.max_secret_size,
             max_list_size: plan.max_list_size,
+            skew_told: AtomicBool::new(false),
         })))
     }
 
@@ -203,6 +232,9 @@ impl Http {
         if let Some(index) = response.headers().get("x-vault-index") {
             self.keep_index(echoed.as_ref(), index);
         }
+        let date = response.headers().get(reqwest::header::DATE).and_then(|date| date.to_str().ok());
+        let skew = Skew::of(date, sys::unix_time());
+        self.tell_of_skew(skew);
         let retry_after = retry_after(response.headers());
         let redirect = redirect_origin(response.headers());
         let (limit, key) = match call.limit {
@@ -226,7 +258,16 @@ impl Http {
             }
             append(&mut body, &chunk);
         }
-        Ok(Answer { status, retry_after, redirect, body })
+        Ok(Answer { status, retry_after, redirect, skew, body })
+    }
+
+    /// Tells once that the clocks are apart. Leases are measured, not dated, so nothing ends too early or too
+    /// late; but others, such as who checks a JWT, compare dates.
+    fn tell_of_skew(&self, skew: Skew) {
+        if skew.apart() >= SKEW_TOLD && !self.0.skew_told.swap(true, Ordering::Relaxed) {
+            let seconds = skew.apart();
+            tracing::warn!(seconds, "the clocks of this host and of Vault are apart: set them by NTP");
+        }
     }
 
     /// Takes over an index that is newer than the one that was echoed. If another answer was faster the

@@ -12,6 +12,7 @@
 //! | `engine.rs` | where a logical path lies in the API of the engine that serves it |
 //! | `issue.rs` | requests that mint: never cut off, and what comes too late is revoked |
 //! | `life.rs` | tells a dead token from a policy that says no |
+//! | `skew.rs` | how far Vault's clock is from this host's |
 //! | `auth/` | one login method per file |
 
 pub mod client;
@@ -23,10 +24,11 @@ mod http;
 mod issue;
 mod life;
 mod refusal;
+mod skew;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::core::effect::ReadRequest;
@@ -49,6 +51,8 @@ pub enum Origin {
 pub struct Token(Arc<TokenParts>);
 
 struct TokenParts {
+    /// The connections that it was obtained over, if they are its identity's own.
+    http: OnceLock<http::Http>,
     secret: SecretBytes,
     namespace: Option<String>,
     origin: Origin,
@@ -58,7 +62,16 @@ struct TokenParts {
 impl Token {
     /// A token, the namespace that requests with it go to, and where it came from.
     pub fn new(secret: SecretBytes, namespace: Option<String>, origin: Origin) -> Token {
-        Token(Arc::new(TokenParts { secret, namespace, origin, life: life::LifeSign::default() }))
+        let (http, life) = (OnceLock::new(), life::LifeSign::default());
+        Token(Arc::new(TokenParts { http, secret, namespace, origin, life }))
+    }
+
+    /// The same, to be sent over these connections from now on.
+    fn over(self, http: Option<http::Http>) -> Token {
+        if let Some(http) = http {
+            let _ = self.0.http.set(http);
+        }
+        self
     }
 
     /// The token itself: for the request's header and for the sealed state.
@@ -95,6 +108,15 @@ pub struct TokenInfo {
     pub num_uses: u64,
     /// Its policies, for messages.
     pub policies: Vec<String>,
+}
+
+/// What an identity logs in with and could obtain only once, for a successor of this process.
+#[derive(Clone)]
+pub struct Kept {
+    /// Which identity's it is. No secret.
+    pub label: String,
+    /// The bytes, as [`Vault::restore_kept`] takes them back.
+    pub bytes: Arc<SecretBytes>,
 }
 
 /// A finished login.
@@ -184,6 +206,29 @@ pub struct EngineMount {
 /// # Errors
 /// Every method fails with a [`Failure`]: what kind it is, and one sentence for an operator.
 pub trait Vault: Send + Sync + 'static {
+    /// Obtains what `identity` logs in with, if that can be had only once: to be called before each login, and
+    /// to be kept for a successor before the login. `None`: there is nothing, or it was obtained before.
+    fn prepare_login(
+        &self,
+        identity: IdentityId,
+    ) -> impl Future<Output = Result<Option<Kept>, Failure>> + Send {
+        let _ = identity;
+        std::future::ready(Ok(None))
+    }
+    /// Takes back what a predecessor had kept; `false`: no identity needs it any more.
+    fn restore_kept(&self, kept: &Kept) -> bool {
+        let _ = kept;
+        false
+    }
+    /// A token of a predecessor, ready to be sent as this identity sends its tokens.
+    fn adopt(&self, identity: IdentityId, token: Token) -> Token {
+        let _ = identity;
+        token
+    }
+    /// Credentials of `identity` that were refused are worth another try: an operator says so.
+    fn forget_refusals(&self, identity: IdentityId) {
+        let _ = identity;
+    }
     /// Obtains a token for `identity`: logs in, or takes the token that the user gave and looks it up.
     fn login(&self, identity: IdentityId) -> impl Future<Output = Result<Login, Failure>> + Send;
     /// Asks what the server thinks of `token`.

@@ -78,6 +78,28 @@ pub(super) fn of_login(answer: &Answer, auth_path: &str) -> Failure {
     }
 }
 
+/// A look-up or use of a wrapping token that failed: 400 says that it is none (any more).
+pub(super) fn of_wrapping(answer: &Answer, doing: &str) -> Failure {
+    let refusal = Refusal::new(answer, doing.to_owned());
+    match refusal.status {
+        400 | 403 if refusal.texts.is_some() => {
+            refusal.failure(Fault::Denied, "Vault does not know the token")
+        }
+        _ => refusal.general(),
+    }
+}
+
+/// A renewal of a token that failed. Other than a lease's, it has no engine that may be in trouble: whatever its
+/// auth method says against it, it will say again, so a new login must come.
+pub(super) fn of_token_renewal(answer: &Answer, doing: &str) -> Failure {
+    let refusal = Refusal::new(answer, doing.to_owned());
+    match refusal.status {
+        400 | 404 if refusal.texts.is_some() => refusal.failure(Fault::NotRenewable, "the token can't go on"),
+        403 => refusal.failure(Fault::Denied, "Vault denied it"),
+        _ => refusal.general(),
+    }
+}
+
 /// Any other request that failed.
 pub(super) fn of_request(answer: &Answer, doing: &str) -> Failure {
     Refusal::new(answer, doing.to_owned()).general()
@@ -209,6 +231,7 @@ mod tests {
             status,
             retry_after: Some(Duration::from_secs(3)),
             redirect: None,
+            skew: crate::vault::skew::Skew::default(),
             body: Zeroizing::new(body.as_bytes().to_vec()),
         }
     }

@@ -183,7 +183,7 @@ impl World {
         let at = self.at();
         let sent = event.sent;
         let fx = match (&event.effect, reply) {
-            (Effect::LogIn { request, identity }, Reply::Token(result)) => {
+            (Effect::LogIn { request, identity, .. }, Reply::Token(result)) => {
                 let current = self.engine.current_token(*identity).and_then(|with| self.tokens.get(&with));
                 let known = result.as_ref().is_ok_and(|(number, _)| current == Some(number));
                 let result = result.map(|(number, terms)| (number, TokenTerms { known, ..terms }));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use leasefs::config::plan::{CredentialSource, IdentityPlan, Method, VaultPlan};
+use leasefs::config::plan::{CredentialSource, IdentityPlan, Method, VaultPlan, Wrapping};
 use leasefs::core::name::VaultPath;
 use leasefs::vault::client::Client;
 use serde_json::{Value, json};
@@ -165,7 +165,9 @@ impl Bao {
             addresses: vec![self.address.clone()],
             namespace: None,
             ca_cert: self.ca_cert.clone(),
+            ca_path: None,
             client_certificate: None,
+            proxy: None,
             tls_server_name: None,
             read_timeout: Duration::from_secs(5),
             issue_timeout: Duration::from_secs(30),
@@ -192,6 +194,7 @@ impl Bao {
             auth_path: VaultPath::new("approle").expect("a path"),
             role_id: CredentialSource::Literal(role.role_id.clone()),
             secret_id: Some(CredentialSource::File(role.secret_id_file.clone())),
+            wrapping: Wrapping::Plain,
         };
         IdentityPlan { name: name.to_owned(), method, namespace: None }
     }
@@ -257,6 +260,17 @@ impl Bao {
             role_id: role_id["data"]["role_id"].as_str().expect("a role id").to_owned(),
             secret_id_file: self.secret_file(&format!("{name}.secret-id"), secret_id),
         }
+    }
+
+    /// A response-wrapping token that holds the answer to this request.
+    pub async fn wrap(&self, path: &str, body: Value) -> String {
+        let url = format!("{}/v1/{path}", self.address);
+        let client = self.http_client().expect("the certificates are there");
+        let request = client.post(url).header("X-Vault-Token", &self.root_token);
+        let response = request.header("X-Vault-Wrap-TTL", "120s").json(&body).send().await;
+        let bytes = response.expect("OpenBao answers").bytes().await.expect("a whole answer");
+        let answer: Value = serde_json::from_slice(&bytes).expect("an answer in JSON");
+        answer["wrap_info"]["token"].as_str().unwrap_or_else(|| panic!("{path}: {answer}")).to_owned()
     }
 
     /// The ids of the leases below `prefix`, such as `database/creds/agent-read-only`.

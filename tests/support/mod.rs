@@ -18,6 +18,7 @@ pub mod outage;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;
+pub mod review;
 pub mod scenarios;
 pub mod served;
 pub mod server;

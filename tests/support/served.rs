@@ -53,9 +53,9 @@ impl Served {
             started: UnixTime { seconds: 1_700_000_000, nanoseconds: 0 },
             pid: 4711,
             program: None,
-            fixed: None,
             unit: None,
             user: "agent".to_owned(),
+            fixed: None,
         };
         let locks = Mutex::new(lock_store(&directory));
         let lore = Box::new(Ignorant);

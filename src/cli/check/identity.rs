@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::check::report::{IdentityCheck, policy_line};
 use crate::cli::check::rights::Rights;
 use crate::cli::output::span;
-use crate::config::plan::{IdentityPlan, Method, MountPlan};
+use crate::config::plan::{IdentityPlan, MountPlan};
 use crate::core::error::{Failure, Fault};
 use crate::core::name::IdentityId;
 use crate::vault::engine::{ApiCall, Capability};
@@ -50,7 +50,7 @@ impl Sessions {
         let session = |(index, identity): (usize, &IdentityPlan)| Session {
             id: IdentityId(index as u32),
             login: None,
-            check: IdentityCheck::new(&identity.name, method(&identity.method)),
+            check: IdentityCheck::new(&identity.name, identity.method.name()),
         };
         let stranger = format!("leasefs-probe-{:016x}", fastrand::u64(..));
         Sessions { sessions: plan.identities.iter().enumerate().map(session).collect(), stranger }
@@ -154,13 +154,6 @@ impl Sessions {
     /// What was found out.
     pub(super) fn into_checks(self) -> Vec<IdentityCheck> {
         self.sessions.into_iter().map(|session| session.check).collect()
-    }
-}
-
-fn method(method: &Method) -> &'static str {
-    match method {
-        Method::Token { .. } => "token",
-        Method::AppRole { .. } => "approle",
     }
 }
 

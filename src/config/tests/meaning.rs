@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::config::plan::{CredentialSource, Format, Method, Protection};
+use crate::config::plan::{ClientCertificate, CredentialSource, Format, Method, Protection, Wrapping};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
-use crate::core::name::{IdentityId, SourceId};
+use crate::core::name::{IdentityId, SourceId, VaultPath};
 use crate::core::policy::{Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
 
@@ -64,7 +64,10 @@ fn every_word_of_vault_and_mount_is_understood() {
     assert_eq!(plan.vault.addresses, ["https://a.internal:8200", "http://10.0.0.1:8200"]);
     assert_eq!(plan.vault.namespace.as_deref(), Some("team-a"));
     assert_eq!(plan.vault.ca_cert, Some(PathBuf::from("/run/creds/ca.pem")));
-    assert_eq!(plan.vault.client_certificate, Some((PathBuf::from("/c.pem"), PathBuf::from("/k.pem"))));
+    assert_eq!(
+        plan.vault.client_certificate,
+        Some(ClientCertificate { certificate: "/c.pem".into(), key: "/k.pem".into() })
+    );
     assert_eq!(plan.vault.tls_server_name.as_deref(), Some("vault"));
     assert_eq!(plan.vault.max_secret_size, 65536);
     assert_eq!((plan.mount.max_memory, plan.mount.threads), (10_000_000, 4));
@@ -111,7 +114,10 @@ fn the_environment_of_the_vault_command_is_followed_and_the_file_wins() {
     assert_eq!(plan.vault.addresses, ["http://127.0.0.1:8200"]);
     assert_eq!(plan.vault.namespace.as_deref(), Some("n"));
     assert_eq!(plan.vault.ca_cert, Some(PathBuf::from("/ca.pem")));
-    assert_eq!(plan.vault.client_certificate, Some((PathBuf::from("/c.pem"), PathBuf::from("/k.pem"))));
+    assert_eq!(
+        plan.vault.client_certificate,
+        Some(ClientCertificate { certificate: "/c.pem".into(), key: "/k.pem".into() })
+    );
     assert_eq!(plan.vault.tls_server_name.as_deref(), Some("s"));
     let token = CredentialSource::Variable("BAO_TOKEN".to_owned());
     assert_eq!(plan.identities[0].method, Method::Token { token });
@@ -333,4 +339,60 @@ fn what_one_file_requires_is_kept_for_all_files_of_its_secret_and_no_tree_is() {
     ];
     assert_eq!(kept, expected);
     assert_eq!(plan.trees[0].policy.renew, Renew::InUse);
+}
+
+/// How the identity of this text logs in.
+fn method(text: &str) -> Method {
+    let plan = read(&format!("[identity.default]\n{text}")).unwrap();
+    plan.identities.into_iter().next().unwrap().method
+}
+
+fn in_file(path: &str) -> CredentialSource {
+    CredentialSource::File(path.into())
+}
+
+#[test]
+fn each_method_has_its_keys_and_where_it_is_mounted() {
+    let at = |path: &str| VaultPath::new(path).unwrap();
+    assert_eq!(
+        method("method = 'jwt'\nrole = 'ci'\njwt-file = '${DIR}/jwt'"),
+        Method::Jwt { auth_path: at("jwt"), role: Some("ci".to_owned()), jwt: in_file("/run/creds/jwt") }
+    );
+    assert_eq!(
+        method("method = 'jwt'\njwt-file = '/j'\nauth-path = 'gitlab/${TEAM}'"),
+        Method::Jwt { auth_path: at("gitlab/a"), role: None, jwt: in_file("/j") }
+    );
+    assert_eq!(
+        method("method = 'kubernetes'\nrole = 'agent'"),
+        Method::Kubernetes {
+            auth_path: at("kubernetes"),
+            role: "agent".to_owned(),
+            jwt: in_file("/var/run/secrets/kubernetes.io/serviceaccount/token"),
+        }
+    );
+    let certificate = ClientCertificate { certificate: "/c.pem".into(), key: "/k.pem".into() };
+    assert_eq!(
+        method("method = 'cert'\nrole = 'host'\nclient-cert = '/c.pem'\nclient-key = '/k.pem'"),
+        Method::Cert { auth_path: at("cert"), role: Some("host".to_owned()), certificate }
+    );
+    assert_eq!(
+        method("method = 'userpass'\nusername = 'agent'\npassword-file = '/p'"),
+        Method::Userpass { auth_path: at("userpass"), username: "agent".to_owned(), password: in_file("/p") }
+    );
+    let wrapped =
+        method("method = 'approle'\nrole-id = 'r'\nsecret-id-file = '/s'\nsecret-id-wrapped = true");
+    assert!(matches!(wrapped, Method::AppRole { wrapping: Wrapping::Wrapped, .. }), "{wrapped:?}");
+}
+
+#[test]
+fn authorities_and_a_proxy_can_be_named() {
+    let text = "[vault]\nca-path = '${DIR}/authorities'\nproxy = 'http://proxy.internal:3128'";
+    let plan = read(text).unwrap();
+    assert_eq!(plan.vault.ca_path, Some(PathBuf::from("/run/creds/authorities")));
+    assert_eq!(plan.vault.proxy.as_deref(), Some("http://proxy.internal:3128"));
+    let by_variable = environment().with_variables([("VAULT_CAPATH", "/ca"), ("HTTPS_PROXY", "http://p:1")]);
+    let plan = read_in("", &by_variable).unwrap();
+    assert_eq!((plan.vault.ca_path, plan.vault.proxy), (Some(PathBuf::from("/ca")), None));
+    let socket = read("[vault]\naddress = 'unix://${DIR}/bao.sock'").unwrap();
+    assert_eq!(socket.vault.addresses, ["unix:///run/creds/bao.sock"]);
 }

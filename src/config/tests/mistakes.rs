@@ -155,17 +155,94 @@ fn mistakes_about_vault_are_told_what_to_write() {
 }
 
 #[test]
+fn each_method_says_which_of_its_keys_are_missing_and_which_are_of_another() {
+    check(&[
+        ("[identity.default]\nmethod = 'jwt'", "1: identity.default", "write jwt-file"),
+        (
+            "[identity.default]\nmethod = 'jwt'\njwt-file = '/j'\njwt = 'eyJmarker'",
+            "4: identity.default.jwt",
+            "put it in a file and name it in jwt-file",
+        ),
+        ("[identity.default]\nmethod = 'kubernetes'", "1: identity.default", "write role"),
+        (
+            "[identity.default]\nmethod = 'cert'\nclient-cert = '/c.pem'",
+            "1: identity.default",
+            "write client-key",
+        ),
+        (
+            "[identity.default]\nmethod = 'cert'\nclient-key = '/k.pem'",
+            "1: identity.default",
+            "write client-cert",
+        ),
+        (
+            "[identity.default]\nmethod = 'userpass'\npassword-file = '/p'",
+            "1: identity.default",
+            "write username",
+        ),
+        (
+            "[identity.default]\nmethod = 'userpass'\nusername = 'u'",
+            "1: identity.default",
+            "write password-file",
+        ),
+        (
+            "[identity.default]\nmethod = 'userpass'\nusername = 'a/b'\npassword-file = '/p'",
+            "3: identity.default.username",
+            "write it without `/`",
+        ),
+        (
+            "[identity.default]\nmethod = 'userpass'\nusername = 'u'\npassword-file = '/p'\npassword = 'marker'",
+            "5: identity.default.password",
+            "put it in a file and name it in password-file",
+        ),
+        (
+            "[identity.default]\nmethod = 'userpass'\nusername = 'u'\npassword-file = '/p'\nrole = 'r'",
+            "5: identity.default.role",
+            "is of no use to userpass: leave it out, or write `method = \"jwt\"`, `method = \"kubernetes\"` or",
+        ),
+        (
+            "[identity.default]\nmethod = 'token'\nauth-path = 'x'",
+            "3: identity.default.auth-path",
+            "is of no use to token",
+        ),
+        (
+            "[identity.default]\nmethod = 'approle'\nrole-id = 'r'\nsecret-id-wrapped = true",
+            "4: identity.default.secret-id-wrapped",
+            "write secret-id-file, or set $VAULT_SECRET_ID",
+        ),
+        (
+            "[identity.default]\nmethod = 'jwt'\njwt-file = '/j'\nsecret-id-wrapped = true",
+            "4: identity.default.secret-id-wrapped",
+            "is of no use to jwt: leave it out, or write `method = \"approle\"`",
+        ),
+    ]);
+}
+
+#[test]
+fn mistakes_about_proxies_are_told_what_to_write() {
+    check(&[
+        ("[vault]\nproxy = 'proxy:3128'", "2: vault.proxy", "write \"http://HOST:PORT\""),
+        ("[vault]\nproxy = 'http://me:marker@proxy:3128'", "2: vault.proxy", "write \"http://HOST:PORT\""),
+        (
+            "[vault]\naddress = 'http://127.0.0.1:8200'\nproxy = 'http://proxy:3128'",
+            "3: vault.proxy",
+            "in the clear for http://127.0.0.1:8200: write https:// there",
+        ),
+    ]);
+}
+
+#[test]
 fn mistakes_about_identities_are_told_what_to_write() {
     check(&[
         (
             "[identity.default]\n",
             "1: identity.default",
-            "write `method = \"token\"` or `method = \"approle\"`",
+            "write `method = \"token\"`, `method = \"approle\"`, `method = \"jwt\"`, `method = \"kubernetes\"`, \
+             `method = \"cert\"` or `method = \"userpass\"`",
         ),
         (
-            "[identity.default]\nmethod = 'jwt'",
+            "[identity.default]\nmethod = 'ldap'",
             "2: identity.default.method",
-            "write `method =` \"token\" or \"approle\"",
+            "write `method =` \"token\", \"approle\", \"jwt\", \"kubernetes\", \"cert\" or \"userpass\"",
         ),
         (
             "[identity.default]\nmethod = 'token'\ntoken = 'hvs.marker'",

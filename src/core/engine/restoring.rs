@@ -47,8 +47,8 @@ impl<B: Body> Engine<B> {
     ) -> Result<Restored<B>, RestoreError> {
         let mut cells = Cells::new(cells)?;
         let mut engine = Engine::new(layout)?;
-        let mut known = Meanings::new(&cells.layout, engine.sealing.layout());
         engine.stopping = cells.stopping;
+        let mut known = Meanings::new(&cells.layout, engine.sealing.layout());
         engine.last_id = cells.last_id();
         engine.last_source = cells.numbers.source;
         engine.handles.restore_number(cells.numbers.handles);

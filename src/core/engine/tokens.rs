@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::core::effect::{Credential, Effect, End, Report};
+use crate::core::effect::{Credential, Effect, End, Occasion, Report};
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault};
 use crate::core::generation::{Body, Next, Validity};
@@ -72,7 +72,7 @@ impl<B: Body> Engine<B> {
                 // Whoever asked is told why it fails, even if it did before.
                 identity.last_fault = None;
                 engine.touch_identity(id);
-                fx.push(Effect::LogIn { request, identity: id });
+                fx.push(Effect::LogIn { request, identity: id, occasion: Occasion::Asked });
             }
         })
         .1
@@ -102,7 +102,7 @@ impl<B: Body> Engine<B> {
         let request = self.request();
         self.identity_mut(id).login = LoginState::InFlight(request);
         self.touch_identity(id);
-        fx.push(Effect::LogIn { request, identity: id });
+        fx.push(Effect::LogIn { request, identity: id, occasion: Occasion::Due });
     }
 
     /// A login has come back. Returns the number under which the driver keeps the token, if there is one:

@@ -1,14 +1,14 @@
-//! AppRole: a role id, and mostly a secret id.
+//! AppRole: a role id, and mostly a secret id, which may have to be unwrapped first (`wrapped.rs`).
 
 use serde::Serialize;
 
-use crate::config::plan::CredentialSource;
-use crate::core::error::{Failure, Fault};
+use crate::config::plan::{CredentialSource, Wrapping};
+use crate::core::error::Failure;
 use crate::core::name::VaultPath;
-use crate::secret::SecretBytes;
-use crate::vault::auth::credential;
+use crate::vault::Login;
+use crate::vault::auth::refused::{Lockout, fingerprint};
+use crate::vault::auth::{Identity, Submission, credential};
 use crate::vault::client::{Client, json};
-use crate::vault::{Login, Origin, Token, answer};
 
 #[derive(Serialize)]
 struct Credentials<'a> {
@@ -17,28 +17,26 @@ struct Credentials<'a> {
     secret_id: Option<&'a str>,
 }
 
-pub(in crate::vault) async fn login(
+pub(super) async fn login(
     client: &Client,
+    identity: &Identity,
     auth_path: &VaultPath,
     role_id: &CredentialSource,
-    secret_id: Option<&CredentialSource>,
-    namespace: Option<String>,
+    secret_id: Option<(&CredentialSource, Wrapping)>,
 ) -> Result<Login, Failure> {
     let role_id = credential::fetch(role_id, "role id").await?;
     let secret_id = match secret_id {
-        Some(source) => Some(credential::fetch(source, "secret id").await?),
         None => None,
+        Some((source, Wrapping::Plain)) => Some(credential::fetch(source, "secret id").await?.into()),
+        Some((_, Wrapping::Wrapped)) => Some(identity.kept.secret_id()?),
     };
+    let known = fingerprint([&role_id].into_iter().chain(secret_id.as_deref()));
     let body = json(&Credentials {
-        role_id: text(&role_id, "role id")?,
-        secret_id: secret_id.as_ref().map(|secret| text(secret, "secret id")).transpose()?,
+        role_id: credential::text(&role_id, "role id")?,
+        secret_id: secret_id.as_deref().map(|secret| credential::text(secret, "secret id")).transpose()?,
     })?;
-    let answer = client.log_in_at(auth_path, namespace.as_deref(), body).await?;
-    let (secret, info) = answer::auth(&answer.body, &format!("login at auth/{auth_path}"), Origin::Obtained)?;
-    Ok(Login { token: Token::new(secret, namespace, Origin::Obtained), info })
-}
-
-fn text<'a>(bytes: &'a SecretBytes, what: &str) -> Result<&'a str, Failure> {
-    std::str::from_utf8(bytes.expose())
-        .map_err(|_| Failure::new(Fault::Denied, format!("the {what} is not UTF-8 text")))
+    let path = format!("auth/{auth_path}/login");
+    let submission = Submission { path: &path, auth_path, known, lockout: Lockout::Threatens, body };
+    let login = identity.submit(client, submission).await;
+    login.map_err(|failure| identity.kept.explain(failure))
 }

@@ -1,27 +1,21 @@
 //! A credential, fetched when it is needed and not before.
 //!
-//! Invariants: never a device or a pipe (it could block for good), never a file that somebody else could
-//! have written, never an empty credential. What is read is wiped when it is done with.
+//! Invariants: never a file that is not to be trusted (`sys/safe_file.rs`), never an empty credential. What is
+//! read is wiped when it is done with.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::config::plan::CredentialSource;
 use crate::core::error::{Failure, Fault};
 use crate::secret::SecretBytes;
+use crate::sys::safe_file;
+use crate::vault::auth::refused::LOOK;
 
 /// No credential is longer, in bytes.
 const SIZE_MAX: u64 = 64 * 1024;
-
-/// How soon a place that holds no usable credential is looked at again.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Reads the credential; `what` names it in messages. White space at its end is dropped.
 pub(in crate::vault) async fn fetch(source: &CredentialSource, what: &str) -> Result<SecretBytes, Failure> {
@@ -32,8 +26,9 @@ pub(in crate::vault) async fn fetch(source: &CredentialSource, what: &str) -> Re
     let bytes = match source {
         CredentialSource::File(path) => {
             let path = path.clone();
-            let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
-            read.map_err(|_| refuse("could not be read".to_owned()))?.map_err(refuse)?
+            let read = tokio::task::spawn_blocking(move || safe_file::read(&path, SIZE_MAX)).await;
+            let read = read.map_err(|_| refuse("could not be read".to_owned()))?;
+            read.map_err(|distrust| refuse(format!("file {distrust}")))?
         }
         CredentialSource::Variable(name) => {
             let value = std::env::var_os(name).map(OsString::into_vec).map(Zeroizing::new);
@@ -51,7 +46,14 @@ pub(in crate::vault) async fn fetch(source: &CredentialSource, what: &str) -> Re
     Ok(SecretBytes::new(trimmed.to_vec()))
 }
 
-fn place(source: &CredentialSource) -> String {
+/// A credential as text.
+pub(super) fn text<'a>(bytes: &'a SecretBytes, what: &str) -> Result<&'a str, Failure> {
+    std::str::from_utf8(bytes.expose())
+        .map_err(|_| Failure::new(Fault::Denied, format!("the {what} is not UTF-8 text")))
+}
+
+/// Where it is, for messages.
+pub(super) fn place(source: &CredentialSource) -> String {
     match source {
         CredentialSource::File(path) => path.display().to_string(),
         CredentialSource::Variable(name) => format!("${name}"),
@@ -59,30 +61,11 @@ fn place(source: &CredentialSource) -> String {
     }
 }
 
-fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let shown = path.display();
-    let failed = |error: std::io::Error| format!("file {shown} can't be read: {error}");
-    // Looked at before it is opened: opening a pipe that nobody writes to would wait for good.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(format!("file {shown} is not a regular file"));
-    }
-    let file = File::open(path).map_err(failed)?;
-    let facts = file.metadata().map_err(failed)?;
-    let mode = facts.permissions().mode();
-    if mode & 0o022 != 0 {
-        return Err(format!("file {shown} may be written by others: chmod go-w {shown}"));
-    }
-    if facts.len() > SIZE_MAX {
-        return Err(format!("file {shown} is larger than any credential"));
-    }
-    // One byte more than the file has, so that the vector need not move when it reads the end.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(facts.len() as usize + 1));
-    file.take(SIZE_MAX).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     async fn trouble(source: CredentialSource) -> String {
@@ -114,8 +97,8 @@ mod tests {
             CredentialSource::File(path)
         };
         for (source, told) in [
-            (CredentialSource::File(directory.path().join("absent")), "No such file"),
-            (CredentialSource::File(directory.path().to_owned()), "not a regular file"),
+            (CredentialSource::File(directory.path().join("absent")), "does not exist"),
+            (CredentialSource::File(directory.path().to_owned()), "is a directory"),
             (CredentialSource::File("/dev/zero".into()), "not a regular file"),
             (file("empty", "\n", 0o400), "is empty"),
             (file("lines", "marker\nmarker\n", 0o400), "more than one line"),

@@ -1,7 +1,9 @@
 //! One address of Vault, and the HTTP client that is made for it once.
 
+use std::collections::BTreeSet;
+use std::error::Error;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
 
@@ -12,9 +14,13 @@ use vaultrs::client::{VaultClient, VaultClientSettings};
 use zeroize::Zeroizing;
 
 use super::{Missed, connection_trouble};
-use crate::config::plan::VaultPlan;
+use crate::config::plan::{ClientCertificate, VaultPlan};
 use crate::core::error::{Failure, Fault};
+use crate::sys::safe_file;
 use crate::vault::client::ClientError;
+
+/// No file of certificates or of a key is longer, in bytes.
+const PEM_MAX: u64 = 1 << 20;
 
 /// Bounds of the time in which a node must take a connection, so that the next one gets its turn.
 const CONNECT_TIMEOUT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
@@ -31,7 +37,13 @@ pub(super) struct Node {
 impl Node {
     pub fn new(address: &str, plan: &VaultPlan) -> Result<Node, ClientError> {
         let bad_address = || ClientError::BadAddress { address: address.to_owned() };
-        let mut base = Url::parse(address).map_err(|_| bad_address())?;
+        let socket = address.strip_prefix("unix://").map(Path::new);
+        if socket.is_some_and(|path| !path.is_absolute()) {
+            return Err(bad_address());
+        }
+        // What is asked over a socket wants some host all the same.
+        let url = if socket.is_some() { "http://localhost" } else { address };
+        let mut base = Url::parse(url).map_err(|_| bad_address())?;
         if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
             return Err(bad_address());
         }
@@ -40,10 +52,17 @@ impl Node {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
+            // The environment has no say: whoever can set it must not see tokens pass.
             .no_proxy()
             .pool_max_idle_per_host(0)
             .connect_timeout(share.clamp(CONNECT_TIMEOUT.0, CONNECT_TIMEOUT.1))
             .timeout(plan.issue_timeout.max(plan.read_timeout));
+        if let Some(path) = socket {
+            builder = builder.unix_socket(path);
+        } else if let Some(proxy) = &plan.proxy {
+            let bad_proxy = |_| ClientError::BadProxy { address: proxy.clone() };
+            builder = builder.proxy(reqwest::Proxy::all(proxy.as_str()).map_err(bad_proxy)?);
+        }
         let mut host = None;
         if base.scheme() == "https" {
             choose_ring();
@@ -62,7 +81,12 @@ impl Node {
             choose_ring();
             builder = builder.tls_backend_rustls().tls_certs_only(Vec::new());
         }
-        let client = builder.build().map_err(|_| ClientError::Tls)?;
+        let client = builder.build().map_err(|error| match &plan.client_certificate {
+            Some(ClientCertificate { certificate, key }) if is_mismatch(&error) => {
+                ClientError::MismatchedKey { certificate: certificate.clone(), key: key.clone() }
+            }
+            Some(_) | None => ClientError::Tls,
+        })?;
         Ok(Node { carrier: carrier(&base, client)?, address: address.to_owned(), host, base })
     }
 
@@ -125,17 +149,28 @@ fn with_certificates(
     mut builder: reqwest::ClientBuilder,
     plan: &VaultPlan,
 ) -> Result<reqwest::ClientBuilder, ClientError> {
+    let mut authorities = Vec::new();
     if let Some(path) = &plan.ca_cert {
-        let authorities = reqwest::Certificate::from_pem_bundle(&pem(path)?)
-            .ok()
-            .filter(|authorities| !authorities.is_empty())
-            .ok_or_else(|| ClientError::NoCertificate { path: path.clone() })?;
+        let found = authorities_in(&pem(path)?);
+        if found.is_empty() {
+            return Err(ClientError::NoCertificate { path: path.clone() });
+        }
+        authorities.extend(found);
+    }
+    if let Some(path) = &plan.ca_path {
+        let found = authorities_below(path)?;
+        if found.is_empty() {
+            return Err(ClientError::NoCertificates { path: path.clone() });
+        }
+        authorities.extend(found);
+    }
+    if !authorities.is_empty() {
         builder = builder.tls_certs_only(authorities);
     }
-    if let Some((certificate, key)) = &plan.client_certificate {
-        let mut both = pem(certificate)?;
-        both.push(b'\n');
-        super::append(&mut both, &pem(key)?);
+    if let Some(ClientCertificate { certificate, key }) = &plan.client_certificate {
+        let mut both = safe_file::read(certificate, PEM_MAX)?;
+        super::append(&mut both, b"\n");
+        super::append(&mut both, &safe_file::read(key, PEM_MAX)?);
         let identity = reqwest::Identity::from_pem(&both).map_err(|_| ClientError::BadClientCertificate {
             certificate: certificate.clone(),
             key: key.clone(),
@@ -143,6 +178,45 @@ fn with_certificates(
         builder = builder.identity(identity);
     }
     Ok(builder)
+}
+
+/// Certificates, if these bytes are some.
+fn authorities_in(pem: &[u8]) -> Vec<reqwest::Certificate> {
+    reqwest::Certificate::from_pem_bundle(pem).unwrap_or_default()
+}
+
+/// The certificates in all files of a directory, as `ca-path` of the `vault` command has it; what is none is left
+/// out. Links are followed: OpenSSL makes one for each (openssl-rehash(1)).
+fn authorities_below(directory: &Path) -> Result<Vec<reqwest::Certificate>, ClientError> {
+    let unreadable = |error: std::io::Error| ClientError::Unreadable {
+        path: directory.to_owned(),
+        trouble: error.kind().to_string(),
+    };
+    let mut files = BTreeSet::new();
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        // Two links to one file are one authority.
+        let path = entry.map_err(unreadable)?.path().canonicalize();
+        files.extend(path.into_iter().filter(|path| path.is_file()));
+    }
+    let is_short = |path: &&PathBuf| fs::metadata(path).is_ok_and(|facts| facts.len() <= PEM_MAX);
+    Ok(files
+        .iter()
+        .filter(is_short)
+        .filter_map(|path| pem(path).ok())
+        .flat_map(|pem| authorities_in(&pem))
+        .collect())
+}
+
+/// Whether the TLS library says that a key is not that of its certificate.
+fn is_mismatch(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InconsistentKeys(_)) = error.downcast_ref::<rustls::Error>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn pem(path: &Path) -> Result<Zeroizing<Vec<u8>>, ClientError> {
@@ -201,7 +275,9 @@ mod tests {
             addresses: vec![address.to_owned()],
             namespace: None,
             ca_cert: None,
+            ca_path: None,
             client_certificate: None,
+            proxy: None,
             tls_server_name: None,
             read_timeout: Duration::from_secs(5),
             issue_timeout: Duration::from_secs(30),
@@ -231,7 +307,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_no_url_is_refused() {
-        for address in ["ftp://vault", "vault:8200", ""] {
+        for address in ["ftp://vault", "vault:8200", "", "unix://run/bao.sock"] {
             assert!(matches!(node(address), Err(ClientError::BadAddress { .. })), "{address}");
         }
     }

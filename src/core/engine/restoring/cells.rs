@@ -44,7 +44,7 @@ impl<B> Cells<B> {
         let mut stopping = false;
         for (key, stored) in cells {
             let text = match (&key, stored) {
-                (Key::Token(_), _) => continue,
+                (Key::Token(_) | Key::Kept(_), _) => continue,
                 (Key::Body { generation, piece }, Stored::Body(body)) => {
                     bodies.insert((*generation, *piece), body);
                     keys.insert(key);
@@ -70,7 +70,7 @@ impl<B> Cells<B> {
                 }
                 Key::Stopping => stopping = true,
                 // Left out above.
-                Key::Token(_) | Key::Body { .. } => {}
+                Key::Token(_) | Key::Kept(_) | Key::Body { .. } => {}
             }
             keys.insert(key);
         }
