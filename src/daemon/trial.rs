@@ -15,7 +15,7 @@ use crate::core::name::IdentityId;
 use crate::core::time::UnixTime;
 use crate::daemon::record::{Book, Fixed, Order, Record};
 use crate::daemon::stamps::{Stamps, Variables};
-use crate::daemon::{DaemonError, layout};
+use crate::daemon::{DaemonError, check_server_user, layout};
 use crate::secret::SecretBytes;
 use crate::sys;
 use crate::vault::client::Client;
@@ -62,6 +62,10 @@ fn on_disk(record: &Record) -> Result<(MountPlan, Kept), DaemonError> {
     environment.home.clone_from(&record.home);
     let (plan, kept) = config::load_to_keep(&record.config, &environment)?;
     judge(&plan, &record.config, &record.fixed, record.mounted)?;
+    if record.owner.0 == sys::effective_ids().0 {
+        // Otherwise systemd has said whom this process is.
+        check_server_user(&plan)?;
+    }
     Ok((plan, kept))
 }
 
