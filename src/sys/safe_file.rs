@@ -6,14 +6,17 @@
 //! the path stays below its directory, as those do that Kubernetes mounts (`token -> ..data/token`).
 //! Directories before that are taken as they are: whoever wrote the path down chose them.
 
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
@@ -51,7 +54,7 @@ pub fn read(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Distrust> {
         distrust(Why::Unreadable(Errno::from_raw(error.raw_os_error().unwrap_or_default())))
     };
     let file = open_beneath(path).map_err(|error| match error {
-        // What RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS refuse (openat2(2)).
+        // Out of the directory, or round and round.
         Errno::EXDEV | Errno::ELOOP => distrust(Why::LeadsAway),
         Errno::EISDIR => distrust(Why::Directory),
         other => distrust(Why::Unreadable(other)),
@@ -79,21 +82,88 @@ pub fn read(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Distrust> {
     if bytes.len() as u64 > most { Err(distrust(Why::TooLarge(most))) } else { Ok(bytes) }
 }
 
+/// How many symlinks are followed (path_resolution(7)).
+const LINKS: usize = 40;
+
+/// How often it is tried again while links are replaced.
+const TRIES: usize = 4;
+
+/// Opens a file; symlinks stay below its directory. Name by name, as openat2(2) would do it: that is not there for
+/// units with `RestrictSUIDSGID=` (systemd.exec(5)), whose filter can't see into its arguments.
 fn open_beneath(path: &Path) -> Result<File, Errno> {
     let name = path.file_name().ok_or(Errno::EISDIR)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let directory = open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    // Not blocking: a pipe that nobody writes to would be waited for, for good.
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    // EAGAIN: something was renamed at that very moment.
-    for _ in 0..16 {
-        match openat2(&directory, name, OpenHow::new().flags(flags).resolve(resolve)) {
-            Err(Errno::EAGAIN) => {}
-            opened => return opened.map(File::from),
+    let mut last = Errno::EAGAIN;
+    for _ in 0..TRIES {
+        let directory = open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut walk = Walk { inside: vec![directory], ahead: VecDeque::from([name.to_owned()]), links: 0 };
+        match walk.to_the_end() {
+            // What a link has led to was replaced at that very moment.
+            Err(error @ (Errno::ENOENT | Errno::EAGAIN)) if walk.links > 0 => last = error,
+            opened => return opened,
         }
     }
-    Err(Errno::EAGAIN)
+    Err(last)
+}
+
+/// A way through directories that never leaves the first one.
+struct Walk {
+    /// The first directory, and those that were entered from there.
+    inside: Vec<OwnedFd>,
+    ahead: VecDeque<OsString>,
+    links: usize,
+}
+
+impl Walk {
+    fn to_the_end(&mut self) -> Result<File, Errno> {
+        while let Some(name) = self.ahead.pop_front() {
+            if name == ".." {
+                self.inside.pop();
+            }
+            let here = self.inside.last().ok_or(Errno::EXDEV)?;
+            if name == ".." || name == "." {
+                continue;
+            }
+            match readlinkat(here, name.as_os_str()) {
+                Ok(target) => self.follow(Path::new(&target))?,
+                Err(Errno::EINVAL) if self.ahead.is_empty() => return open_last(here, &name),
+                Err(Errno::EINVAL) => {
+                    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                    let next = openat(here, name.as_os_str(), flags, Mode::empty())?;
+                    self.inside.push(next);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Errno::EISDIR)
+    }
+
+    fn follow(&mut self, target: &Path) -> Result<(), Errno> {
+        self.links += 1;
+        if self.links > LINKS {
+            return Err(Errno::ELOOP);
+        }
+        let names = target.components().map(|component| match component {
+            Component::RootDir | Component::Prefix(_) => Err(Errno::EXDEV),
+            Component::CurDir | Component::ParentDir | Component::Normal(_) => {
+                Ok(component.as_os_str().to_owned())
+            }
+        });
+        for name in names.collect::<Result<Vec<_>, _>>()?.into_iter().rev() {
+            self.ahead.push_front(name);
+        }
+        Ok(())
+    }
+}
+
+fn open_last(directory: &OwnedFd, name: &OsStr) -> Result<File, Errno> {
+    // Not blocking: a pipe that nobody writes to would be waited for, for good.
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    match openat(directory, name, flags, Mode::empty()) {
+        // It has become a link since it was looked at.
+        Err(Errno::ELOOP) => Err(Errno::EAGAIN),
+        opened => opened.map(File::from),
+    }
 }
 
 impl fmt::Display for Distrust {
