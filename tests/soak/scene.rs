@@ -97,13 +97,15 @@ impl Scene {
         Scene { world: Arc::new(world), proxy, mount, weather: Arc::default(), changing }
     }
 
-    /// Runs a command on the mount that must succeed.
+    /// Runs a command on the mount that must succeed; that Vault takes its time with a revocation is no failure.
     #[track_caller]
     pub fn command(&self, command: &str, arguments: &[&str]) -> String {
         let root = self.mount.root();
         let (ended, text) =
             self.mount.command(&[&[command, root.to_str().expect("a path is text")][..], arguments].concat());
-        assert!(ended.success(), "{command} {arguments:?}: {text}\n{}", self.log());
+        let is_slow =
+            ended.code() == Some(1) && text.contains("Vault has not answered yet; it is tried again");
+        assert!(ended.success() || is_slow, "{command} {arguments:?}: {text}\n{}", self.log());
         text
     }
 
