@@ -597,7 +597,8 @@ fn with_little_memory_to_lock_it_serves_and_says_what_is_lost() {
         let status: Value = serde_json::from_str(&status).unwrap();
         status["losses"].as_array().unwrap().iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
     };
-    for (kibibytes, keeps_state) in [(8192, true), (64, true), (0, false)] {
+    // With 64 KiB there would be a state, but not one that the big secret fits into.
+    for (kibibytes, keeps_state) in [(8192, true), (64, false), (0, false)] {
         let limit = format!("--memlock={0}:{0}", kibibytes * 1024);
         let mut command = land.become_with(USER, &[], "prlimit");
         command.args([&limit, "--"]).arg(land.path("leasefs")).arg("mount");
