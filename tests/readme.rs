@@ -25,7 +25,7 @@ use support::bao::Bao;
 use support::certificates;
 use support::docker::{self, Daemon};
 use support::guide::{Guide, commands};
-use support::mount::{eventually, leasefs};
+use support::mount::eventually;
 use support::programs::run;
 use support::systemd::{Machine, Tree};
 use support::terminal::Terminal;
@@ -36,12 +36,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const README: &str = "README.md";
 const SYSTEMD: &str = "docs/systemd.md";
+const CONFIGURATION: &str = "docs/configuration.md";
 const PROTECTIONS: &str = "docs/protections.md";
 
 /// All that is read here; docs/docker.md is run by tests/docker.rs, and mount-config/ by tests/mount_examples.rs.
 const PAGES: [(&str, &str); 7] = [
     (README, include_str!("../README.md")),
-    ("docs/configuration.md", include_str!("../docs/configuration.md")),
+    (CONFIGURATION, include_str!("../docs/configuration.md")),
     ("docs/leases.md", include_str!("../docs/leases.md")),
     ("docs/ordinary-user.md", include_str!("../docs/ordinary-user.md")),
     (PROTECTIONS, include_str!("../docs/protections.md")),
@@ -96,7 +97,7 @@ fn each_command_works_as_it_stands_there() {
     host.mount_and_fstab();
     host.systemd();
     host.docker();
-    host.protections();
+    host.tables();
     assert!(host.guide.untaken().is_empty(), "no test runs:\n{}", host.guide.untaken().join("\n"));
 }
 
@@ -406,12 +407,23 @@ impl Host {
         self.nothing_is_left("/run/leasefs/agent");
     }
 
-    fn protections(&self) {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("agent.toml");
-        let table = self.guide.take(PROTECTIONS, "Switching one off", "toml", 0);
-        fs::write(&file, format!("{table}\n[file.key]\nsecret = \"secret/app#key\"\n")).unwrap();
-        run(leasefs().args(["check", "--offline"]).arg(&file));
+    /// Tables that stand alone are parts of configurations that `check` finds nothing wrong with.
+    fn tables(&self) {
+        let file = "\n[file.\"billing/key\"]\nsecret = \"secret/app#key\"\n";
+        for heading in ["Switching one off", "Another user for the server of root's mounts"] {
+            let table = self.guide.take(PROTECTIONS, heading, "toml", 0);
+            self.machine.write("/etc/leasefs/table.toml", &format!("{table}{file}"));
+            self.machine.run("leasefs check --offline /etc/leasefs/table.toml");
+        }
+        let grant = self.guide.take(CONFIGURATION, "`include` and `[grant.\"FILE\"]`", "toml", 0);
+        self.machine.run("echo billing:x:2001:2001::/:/bin/sh >>/etc/passwd; mkdir /etc/leasefs/conf.d");
+        let main = "include = [\"conf.d/*.toml\"]\n[identity.billing]\nmethod = \"token\"\n\
+                    token-file = \"/etc/leasefs/billing.token\"\n";
+        self.machine.write("/etc/leasefs/table.toml", &format!("{main}{grant}"));
+        self.machine.write("/etc/leasefs/conf.d/billing.toml", file);
+        self.machine.run("leasefs check --offline /etc/leasefs/table.toml");
+        self.machine.write("/etc/leasefs/conf.d/billing.toml", &file.replace("billing", "other"));
+        self.machine.run("! leasefs check --offline /etc/leasefs/table.toml");
     }
 
     /// The commands of a block of shell, of which there are `N`.
