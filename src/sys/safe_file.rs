@@ -97,7 +97,7 @@ fn open_beneath(path: &Path) -> Result<File, Errno> {
     for _ in 0..TRIES {
         let directory = open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         let mut walk = Walk { inside: vec![directory], ahead: VecDeque::from([name.to_owned()]), links: 0 };
-        match walk.to_the_end() {
+        match walk.finish() {
             // What a link has led to was replaced at that very moment.
             Err(error @ (Errno::ENOENT | Errno::EAGAIN)) if walk.links > 0 => last = error,
             opened => return opened,
@@ -115,7 +115,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn to_the_end(&mut self) -> Result<File, Errno> {
+    fn finish(&mut self) -> Result<File, Errno> {
         while let Some(name) = self.ahead.pop_front() {
             if name == ".." {
                 self.inside.pop();
