@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use leasefs::config::plan::{CredentialSource, Format, Method, MountPlan};
 use leasefs::config::{Environment, load};
+use leasefs::render::{Content, FieldPath};
 
 fn examples() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-config");
@@ -48,8 +49,8 @@ fn the_files_of_the_database_example_share_one_lease() {
     assert_eq!(plan.sources.len(), 1);
     assert_eq!(plan.sources[0].request.path.as_str(), "database/creds/agent-read-only");
     let formats: Vec<_> = plan.files.iter().map(|file| file.format.clone()).collect();
-    let raw = |field: &str| Format::Raw { field: field.to_owned() };
-    assert_eq!(formats, [raw("username"), raw("password"), Format::Json { field: None }]);
+    let raw = |field: &str| Format::raw(FieldPath::name(field));
+    assert_eq!(formats, [raw("username"), raw("password"), Format::of(Content::Json { field: None })]);
 }
 
 #[test]

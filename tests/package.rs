@@ -25,7 +25,7 @@ use support::world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What `make install` puts in place, and nothing else.
-const INSTALLED: [&str; 41] = [
+const INSTALLED: [&str; 46] = [
     "/usr/bin/leasefs",
     "/usr/lib/systemd/system/leasefs@.service",
     "/usr/lib/sysusers.d/leasefs.conf",
@@ -37,6 +37,7 @@ const INSTALLED: [&str; 41] = [
     "/usr/share/doc/leasefs/docs/comparison.md",
     "/usr/share/doc/leasefs/docs/configuration.md",
     "/usr/share/doc/leasefs/docs/docker.md",
+    "/usr/share/doc/leasefs/docs/formats.md",
     "/usr/share/doc/leasefs/docs/leases.md",
     "/usr/share/doc/leasefs/docs/ordinary-user.md",
     "/usr/share/doc/leasefs/docs/performance.md",
@@ -46,9 +47,13 @@ const INSTALLED: [&str; 41] = [
     "/usr/share/doc/leasefs/docs/status.md",
     "/usr/share/doc/leasefs/docs/systemd.md",
     "/usr/share/doc/leasefs/examples/agent.conf.example",
+    "/usr/share/doc/leasefs/examples/application-properties.toml",
     "/usr/share/doc/leasefs/examples/approle.toml",
+    "/usr/share/doc/leasefs/examples/aws.toml",
     "/usr/share/doc/leasefs/examples/database.toml",
+    "/usr/share/doc/leasefs/examples/gcp.toml",
     "/usr/share/doc/leasefs/examples/kv.toml",
+    "/usr/share/doc/leasefs/examples/pgpass.toml",
     "/usr/share/doc/leasefs/examples/tenants.toml",
     "/usr/share/fish/vendor_completions.d/leasefs.fish",
     "/usr/share/man/man8/leasefs-check.8",

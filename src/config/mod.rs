@@ -14,6 +14,7 @@ mod identity;
 mod keys;
 mod names;
 pub mod plan;
+mod rendering;
 mod report;
 mod sources;
 #[cfg(test)]
@@ -73,7 +74,7 @@ fn resolve(document: &DeTable<'_>, report: &Report, environment: &Environment) -
     let mount = vault::mount_settings(root.section("mount"), environment);
     let (defaults, directory) = defaults(root.section("defaults"), environment);
     let identities = Identities::read(&root, environment);
-    let mut entries = Entries::new(report, environment, &defaults, identities);
+    let mut entries = Entries::new(report, environment, &defaults, identities, vault.max_secret_size);
     for (name, section) in root.sections("file") {
         entries.file(name, section);
     }

@@ -10,7 +10,7 @@ use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, SourceId};
 use crate::core::source::SourceSpec;
 use crate::core::tree::TreeSpec;
-use crate::render::{self, RenderError};
+use crate::render::{self, RenderError, TemplateFault};
 use crate::secret::SecretBytes;
 use crate::vault::engine::{ApiCall, list_call, read_call};
 use crate::vault::{EngineMount, Token, Vault};
@@ -338,7 +338,13 @@ fn contradiction(mount: &EngineMount, hint: EngineHint, subject: Subject<'_>) ->
 
 /// The fields that a secret does have, if one is missing.
 fn fields_for(error: &RenderError, values: &SecretBytes) -> String {
-    let RenderError::NoSuchField { .. } = error else { return String::new() };
+    match error {
+        RenderError::NoSuchField { .. }
+        | RenderError::Template {
+            fault: TemplateFault::NoSuchName { .. } | TemplateFault::Undefined, ..
+        } => {}
+        _ => return String::new(),
+    }
     let Ok(fields) = render::fields(values) else { return String::new() };
     let mut names: Vec<String> = fields.iter().map(|(name, _)| format!("{name:?}")).collect();
     if names.is_empty() {

@@ -3,6 +3,7 @@
 mod damage;
 mod meaning;
 mod mistakes;
+mod rendering;
 
 use std::path::Path;
 
