@@ -32,7 +32,7 @@ use crate::config::{self, Complaints, Environment};
 use crate::control::{ControlDirectory, ControlError, LockStoreError};
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
 use crate::core::name::{FileId, SourceId};
-use crate::core::source::LeaseSettings;
+use crate::core::policy::LeaseSettings;
 use crate::core::time::UnixTime;
 use crate::daemon::herald::notify_systemd;
 use crate::daemon::record::Record;

@@ -11,12 +11,12 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use support::bao::Bao;
 use support::mount::{eventually, leasefs};
-use support::world::World;
+use support::terminal::Terminal;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -505,57 +505,17 @@ fn an_interrupt_before_the_start_ends_it_and_nothing_is_started() {
 }
 
 /// An interactive shell on a terminal of its own.
-struct Terminal {
-    child: Child,
-    seen: Arc<Mutex<String>>,
-}
-
-impl Terminal {
-    fn start() -> Terminal {
-        let mut command = Command::new("script");
-        command.args(["-qfec", "bash --norc -i", "/dev/null"]).env("PS1", "").env("TERM", "dumb");
-        command.env("LEASEFS", env!("CARGO_BIN_EXE_leasefs"));
-        with_token(&mut command);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut output = child.stdout.take().unwrap();
-        let seen = Arc::new(Mutex::new(String::new()));
-        let shared = Arc::clone(&seen);
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(count @ 1..) = output.read(&mut piece) {
-                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..count]));
-            }
-        });
-        Terminal { child, seen }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn seen(&self) -> String {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// Waits for a text that the keys themselves, which are shown too, do not have in them.
-    #[track_caller]
-    fn wait_for(&self, text: &str) {
-        let found = eventually(PATIENCE, || self.seen().contains(text));
-        assert!(found.is_some(), "no {text:?} in:\n{}", self.seen());
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // The terminal hangs up, and everything on it with it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn terminal() -> Terminal {
+    let mut command = Command::new("script");
+    command.args(["-qfec", "bash --norc -i", "/dev/null"]).env("PS1", "").env("TERM", "dumb");
+    command.env("LEASEFS", env!("CARGO_BIN_EXE_leasefs"));
+    with_token(&mut command);
+    Terminal::start(command)
 }
 
 #[test]
 fn on_a_terminal_it_is_one_job_with_its_command_and_each_key_arrives_once() {
-    let mut terminal = Terminal::start();
+    let mut terminal = terminal();
     let command = "n=0; trap \"n=\\$((n+1)); echo int=\\$n\" INT; trap \"exit 9\" QUIT; \
                    echo \"u\"\"p\"; while :; do sleep 0.05; done";
     terminal.press(&format!("\"$LEASEFS\" run --file key=secret/app#key -- sh -c '{command}'\n"));
@@ -573,57 +533,4 @@ fn on_a_terminal_it_is_one_job_with_its_command_and_each_key_arrives_once() {
     terminal.press("\u{1c}");
     terminal.press("echo code=$?\n");
     terminal.wait_for("code=9\r\n");
-}
-
-/// The lines of the README's section about it.
-fn examples() -> Vec<String> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let (_, section) = text.split_once("\n## A command of its own: leasefs run\n").unwrap();
-    let (_, block) = section.split_once("```sh\n").unwrap();
-    block.split_once("```").unwrap().0.lines().map(str::to_owned).collect()
-}
-
-fn script(path: &Path, text: &str) {
-    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-#[test]
-fn the_examples_of_the_readme_work_and_leave_no_lease_behind() {
-    let world = World::start();
-    let (ttl, role) = (Duration::from_secs(60), "agent-read-only");
-    world.wait(world.postgres.add_role(&world.bao, "database", role, ttl, ttl));
-    world.wait(world.bao.write_kv2("secret", "agents/weather", json!({"api-key": "k1"})));
-    world.wait(world.bao.write_kv2("secret", "agents/reports", json!({"pgpass": "*:*:*:*:p"})));
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    script(&path("agent"), "cat \"${API_KEY_FILE:-$LEASEFS_DIR/db/password}\"");
-    script(&path("psql"), "cat \"$HOME/.pgpass\"");
-    fs::write(path(".pgpass"), "").unwrap();
-    fs::write(
-        path("agent.toml"),
-        "[file.\"db/password\"]\nsecret = \"database/creds/agent-read-only#password\"\n",
-    )
-    .unwrap();
-    let binaries = Path::new(env!("CARGO_BIN_EXE_leasefs")).parent().unwrap();
-    let search = format!("{}:{}:/usr/bin:/bin", directory.path().display(), binaries.display());
-    let examples = examples();
-    assert_eq!(examples.len(), 4);
-    let mut printed_by = Vec::new();
-    for line in examples {
-        let mut shell = Command::new("sh");
-        shell.args(["-euc", &line]).current_dir(directory.path()).stdin(Stdio::null()).env_clear();
-        shell.env("PATH", &search).env("HOME", directory.path());
-        shell.env("VAULT_ADDR", world.bao.address()).env("VAULT_TOKEN", world.bao.root_token());
-        printed_by.push(printed(&mut shell));
-        let leases = world.wait(world.bao.leases(&format!("database/creds/{role}")));
-        assert!(leases.is_empty(), "{line}: {leases:?}");
-        assert_eq!(world.accounts("agent-re"), 0, "{line}");
-    }
-    let login: serde_json::Value = serde_json::from_str(&printed_by[0]).unwrap();
-    let user = login["username"].as_str().unwrap();
-    assert!(user.starts_with("v-"), "{user}");
-    assert!(!world.postgres.admits(user, login["password"].as_str().unwrap()));
-    assert_eq!(printed_by[1..3], ["k1", "*:*:*:*:p"]);
-    assert!(!printed_by[3].is_empty());
 }

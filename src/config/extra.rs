@@ -115,7 +115,7 @@ mod tests {
         let names: Vec<&str> = plan.files.iter().map(|file| file.spec.name.as_str()).collect();
         assert_eq!(names, ["db", "a \"b\""]);
         let required =
-            plan.sources.iter().all(|source| source.policy.renew == crate::core::source::Renew::Required);
+            plan.sources.iter().all(|source| source.policy.renew == crate::core::policy::Renew::Required);
         assert!(required);
         assert_eq!(plan.files[1].spec.rule.uid, 1000);
     }

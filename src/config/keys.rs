@@ -11,7 +11,7 @@ use crate::config::report::{Place, Report};
 use crate::config::value::{self, ModeOf};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
-use crate::core::source::{OnIdle, Renew, SourcePolicy};
+use crate::core::policy::{OnIdle, Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
 use crate::render::TrailingNewline;
 

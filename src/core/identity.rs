@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::effect::Credential;
 use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, Ino, RequestId, SourceId, TokenId};
-use crate::core::source::lease_end;
+use crate::core::policy::lease_end;
 use crate::core::time::{BootTime, Chance, scaled};
 
 /// What Vault says of a token.

@@ -19,9 +19,9 @@ use crate::core::bucket::Bucket;
 use crate::core::effect::{Credential, EngineHint, ReadRequest};
 use crate::core::engine::{Effects, Engine, Layout, LayoutError};
 use crate::core::error::{Failure, Fault};
+use crate::core::generation::{Piece, Validity};
 use crate::core::identity::{LoginState, Token};
 use crate::core::name::{FileName, GenerationId, HandleId, IdentityId, Ino, LeaseId, SourceId, VaultPath};
-use crate::core::source::{Piece, Validity};
 use crate::core::time::{BootTime, UnixTime};
 
 /// What a cell is about.

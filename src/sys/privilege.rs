@@ -44,13 +44,21 @@ const CAP_SYS_ADMIN: u32 = 21;
 
 /// Whether this process may mount, in the user namespace that it is in.
 pub fn may_mount() -> bool {
-    super::has_capability("CapEff", CAP_SYS_ADMIN)
+    has_capability("CapEff", CAP_SYS_ADMIN)
 }
 
 /// Whether a program that this process starts could come to be allowed to mount, by a set-uid bit; true if that
 /// can't be told.
 pub fn may_come_to_mount() -> bool {
-    !Path::new("/proc/self/status").exists() || super::has_capability("CapBnd", CAP_SYS_ADMIN)
+    !Path::new("/proc/self/status").exists() || has_capability("CapBnd", CAP_SYS_ADMIN)
+}
+
+/// Whether a capability is in one of this thread's sets, such as `CapEff` (proc_pid_status(5)).
+pub(super) fn has_capability(set: &str, bit: u32) -> bool {
+    fs::read_to_string("/proc/thread-self/status")
+        .ok()
+        .and_then(|status| u64::from_str_radix(super::status_field(&status, set)?.trim(), 16).ok())
+        .is_some_and(|found| found >> bit & 1 == 1)
 }
 
 /// Whether this user may write to a file, as a set-uid program that he starts sees it: by the real user

@@ -8,10 +8,11 @@ use std::time::Duration;
 use leasefs::core::effect::{Credential, Effect, End, Minting, Report, Urgency};
 use leasefs::core::engine::{Effects, FetchResult, Granted};
 use leasefs::core::error::{Failure, Fault};
+use leasefs::core::generation::{Fetched, FetchedKind, Piece};
 use leasefs::core::identity::TokenTerms;
 use leasefs::core::listing::Keys;
 use leasefs::core::name::{FileId, RequestId, SourceId};
-use leasefs::core::source::{Fetched, FetchedKind, Piece, lease_end, static_end};
+use leasefs::core::policy::{lease_end, static_end};
 use leasefs::core::time::{BootTime, Moment, UnixTime};
 
 use crate::checks;

@@ -7,7 +7,8 @@ use leasefs::core::access::Rule;
 use leasefs::core::effect::{EngineHint, ReadRequest};
 use leasefs::core::engine::{Layout, Settings};
 use leasefs::core::name::{FileName, IdentityId, SourceId, VaultPath};
-use leasefs::core::source::{LeaseSettings, OnIdle, Renew, SourcePolicy, SourceSpec};
+use leasefs::core::policy::{LeaseSettings, OnIdle, Renew, SourcePolicy};
+use leasefs::core::source::SourceSpec;
 use leasefs::core::time::{BootTime, UnixTime};
 use leasefs::core::tree::{FieldDirSpec, FileSpec, OnExpiry, TreeSpec};
 

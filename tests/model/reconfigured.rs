@@ -3,8 +3,8 @@
 use leasefs::core::effect::{Answer, Change, Effect, Outcome, Report};
 use leasefs::core::engine::Layout;
 use leasefs::core::error::FsError;
+use leasefs::core::generation::Piece;
 use leasefs::core::name::{FileName, HandleId, IdentityId, Ino, LeaseId, SourceId};
-use leasefs::core::source::Piece;
 use leasefs::core::state::{Forsaken, Key};
 
 use crate::layout::{CLOUD, DATABASE, WEATHER};

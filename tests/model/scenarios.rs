@@ -6,7 +6,7 @@ use leasefs::core::effect::{Answer, Effect, End, Minting, Outcome, Report};
 use leasefs::core::engine::Reader;
 use leasefs::core::error::{Fault, FsError};
 use leasefs::core::name::{HandleId, Ino, LeaseId};
-use leasefs::core::source::SourcePolicy;
+use leasefs::core::policy::SourcePolicy;
 
 use crate::layout::{CLOUD, DATABASE, DEFAULT, WEATHER, layout, vault};
 use crate::vault::Engine;

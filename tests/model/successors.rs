@@ -6,7 +6,7 @@ use leasefs::core::effect::{Answer, Effect, End, NodeType, Outcome, Report};
 use leasefs::core::engine::{Engine, Room};
 use leasefs::core::error::FsError;
 use leasefs::core::name::{HandleId, Ino};
-use leasefs::core::source::{Renew, SourcePolicy};
+use leasefs::core::policy::{Renew, SourcePolicy};
 use leasefs::core::state::{Key, RestoreError, Stored};
 use leasefs::core::time::{Chance, Moment};
 

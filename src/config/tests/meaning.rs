@@ -9,7 +9,7 @@ use crate::config::plan::{CredentialSource, Format, Method, Protection};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
 use crate::core::name::{IdentityId, SourceId};
-use crate::core::source::{Renew, SourcePolicy};
+use crate::core::policy::{Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
 use crate::render::{Content, FieldPath};
 

@@ -11,9 +11,11 @@ use crate::core::engine::waiting::Operation;
 use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, FsError};
+use crate::core::generation::{Body, Generation, Next, Piece, Validity};
 use crate::core::identity::{LoginState, TokenNext};
 use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId, Ticket};
-use crate::core::source::{Body, Fetch, Generation, Next, Piece, Renew, Source, Validity};
+use crate::core::policy::Renew;
+use crate::core::source::{Fetch, Source};
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tree::Node;
 

@@ -14,10 +14,11 @@ use crate::core::engine::lists::List;
 use crate::core::engine::waiting::{On, Start};
 use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::{Failure, Fault, FsError};
+use crate::core::generation::{Body, Piece};
 use crate::core::handles::{DirectoryEntry, OpenDirectory};
 use crate::core::listing::{Listed, Listing, field_names, is_file_name};
 use crate::core::name::{Ino, SourceId, TreeId};
-use crate::core::source::{Body, Piece, SourceSpec};
+use crate::core::source::SourceSpec;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Field, Node, OnExpiry, TreeDirectory, TreeSpec};
 

@@ -7,9 +7,10 @@ use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
+use crate::core::generation::{Body, Fetched, FetchedKind, Generation};
 use crate::core::identity::{LoginState, backoff_ceiling};
 use crate::core::name::{GenerationId, IdentityId, RequestId, SourceId};
-use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation};
+use crate::core::source::Fetch;
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// What a caller is told whose time is over.

@@ -10,10 +10,10 @@ use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
+use crate::core::generation::Body;
 use crate::core::identity::LoginState;
 use crate::core::listing::{Keys, Listing};
 use crate::core::name::{Ino, RequestId, SourceId, Ticket, VaultPath};
-use crate::core::source::Body;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Node, TreeDirectory};
 

@@ -37,15 +37,15 @@ use std::time::Duration;
 
 use crate::core::access::Rule;
 use crate::core::effect::{Credential, Effect, End, ReadRequest, Report};
+use crate::core::generation::{Body, Generation, Piece, Validity};
 use crate::core::handles::Handles;
 use crate::core::identity::Identity;
 use crate::core::locks::Locks;
 use crate::core::name::{
     FileId, FileName, GenerationId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId,
 };
-use crate::core::source::{
-    Body, Generation, LONGEST_MARGIN, LeaseSettings, Piece, Source, SourceSpec, Validity,
-};
+use crate::core::policy::{LONGEST_MARGIN, LeaseSettings};
+use crate::core::source::{Source, SourceSpec};
 use crate::core::state::LayoutCell;
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tracked::{Changes, Tracked};

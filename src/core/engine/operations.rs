@@ -9,9 +9,9 @@ use crate::core::effect::{Answer, Attributes, DirectoryOpened, End, Entry, NodeT
 use crate::core::engine::waiting::Operation;
 use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::FsError;
+use crate::core::generation::{Body, Piece};
 use crate::core::handles::{DirectoryEntry, OpenFile, OpenKind};
 use crate::core::name::{HandleId, Ino, SourceId};
-use crate::core::source::{Body, Piece};
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Node, Told};
 

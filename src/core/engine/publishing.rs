@@ -10,8 +10,9 @@ use crate::core::effect::{Credential, Effect, End, Report};
 use crate::core::engine::late::REPLACING_SHOWN;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault};
+use crate::core::generation::{Body, Fetched, FetchedKind, Generation, Piece, Validity};
 use crate::core::name::{GenerationId, Ino, SourceId};
-use crate::core::source::{Body, Fetched, FetchedKind, Generation, Piece, Renew, Validity};
+use crate::core::policy::Renew;
 use crate::core::time::{BootTime, Moment};
 
 /// What became of a secret that has come.

@@ -5,9 +5,11 @@ use crate::core::effect::{Effect, Minting, ReadRequest, Urgency};
 use crate::core::engine::control::State;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::FsError;
+use crate::core::generation::{Body, Piece};
 use crate::core::locks::Scope;
 use crate::core::name::{Ino, SourceId};
-use crate::core::source::{Body, Fetch, Piece, Renew, SourceSpec};
+use crate::core::policy::Renew;
+use crate::core::source::{Fetch, SourceSpec};
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::Node;
 

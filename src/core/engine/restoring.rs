@@ -19,9 +19,10 @@ use crate::core::engine::restoring::cells::{Cells, Meanings};
 use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine, Layout, locking};
 use crate::core::error::Failure;
+use crate::core::generation::{Body, Generation, LookUp, Next, Piece, Validity};
 use crate::core::identity::{Identity, LoginState, TokenNext};
 use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId};
-use crate::core::source::{Body, Generation, LookUp, Next, Piece, Source, SourceSpec, Validity};
+use crate::core::source::{Source, SourceSpec};
 use crate::core::state::{
     Forsaken, GenerationCell, IdentityCell, Key, RestoreError, Restored, SourceCell, Stored,
 };

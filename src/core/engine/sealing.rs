@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::effect::{Credential, Minting};
 use crate::core::engine::Engine;
+use crate::core::generation::{Body, Generation};
 use crate::core::handles::{OpenDirectory, OpenFile};
 use crate::core::identity::Identity;
 use crate::core::name::{GenerationId, IdentityId, SourceId};
-use crate::core::source::{Body, Fetch, Generation, Source};
+use crate::core::source::{Fetch, Source};
 use crate::core::state::{
     Content, GenerationCell, IdentityCell, Key, LayoutCell, NameCell, NodeCell, NumbersCell,
     OpenDirectoryCell, OpenFileCell, PieceCell, SourceCell, write as json,

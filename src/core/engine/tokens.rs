@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::core::effect::{Credential, Effect, End, Report};
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault};
+use crate::core::generation::{Body, Next, Validity};
 use crate::core::identity::{LoginState, Token, TokenNext, TokenTerms, login_pause};
 use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId, TokenId};
-use crate::core::source::{Body, Next, Source, Validity};
+use crate::core::source::Source;
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// After a token was lost, what it had obtained is fetched anew at this pace: a quarter of what one

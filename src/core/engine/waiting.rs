@@ -4,8 +4,9 @@ use crate::core::effect::{Answer, Effect, Minting, Outcome};
 use crate::core::engine::fetching::Demand;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::FsError;
+use crate::core::generation::{Body, Piece};
 use crate::core::name::{Ino, SourceId, Ticket};
-use crate::core::source::{Body, Fetch, Piece};
+use crate::core::source::Fetch;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::Node;
 
