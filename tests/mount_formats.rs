@@ -204,7 +204,7 @@ async fn what_cant_be_rendered_is_an_errno_with_a_reason_that_names_no_value() {
         [file.name]\nsecret = 'secret/odd'\ntemplate = 'x{{ txt }}'\n\
         [file.item]\nsecret = 'secret/odd'\ntemplate = \"a\\n{{ data['txt'] }}\"\n\
         [file.quote]\nsecret = 'secret/odd'\ntemplate = '{{ n | quote }}'\n\
-        [file.good]\nsecret = 'secret/odd'\ntemplate = '{{ text | upper }}{{ data[\"api-key\"] }}\n'\n\
+        [file.good]\nsecret = 'secret/odd'\ntemplate = \"{{ text | upper }}{{ data['api-key'] }}\\n\"\n\
         [file.long]\nsecret = 'secret/odd'\n\
         template = '{% for a in [text] * 900 %}{{ [a] * 999 }}{% endfor %}'\n";
     let mount = mount(bao.address(), config);
@@ -304,8 +304,10 @@ async fn java_and_python_read_the_application_of_the_example() {
 /// A server that answers every read with these data, as an engine that mints would.
 async fn minting(data: Value) -> Stub {
     Stub::start(move |line| {
-        if line.contains("sys/internal/ui/mounts") {
-            return Reply::json(403, r#"{"errors":["permission denied"]}"#);
+        if let Some((_, path)) = line.split_once("/v1/sys/internal/ui/mounts/") {
+            let engine = path.split('/').next().unwrap_or_default();
+            let mount = json!({"data": {"path": format!("{engine}/"), "type": engine}});
+            return Reply::json(200, &mount.to_string());
         }
         let answer = match line.contains("/v1/auth/") || line.contains("/v1/sys/") {
             true => json!({"data": {"ttl": 0, "expire_time": null, "policies": ["root"]}}),
