@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use leasefs::config::plan::{CredentialSource, Format, Method, MountPlan};
 use leasefs::config::{Environment, load};
 use leasefs::core::name::IdentityId;
+use leasefs::render::{Content, FieldPath};
 
 /// Main files; what they include lies in a directory beside them.
 fn examples() -> Vec<PathBuf> {
@@ -72,8 +73,8 @@ fn the_files_of_the_database_example_share_one_lease() {
     assert_eq!(plan.sources.len(), 1);
     assert_eq!(plan.sources[0].request.path.as_str(), "database/creds/agent-read-only");
     let formats: Vec<_> = plan.files.iter().map(|file| file.format.clone()).collect();
-    let raw = |field: &str| Format::Raw { field: field.to_owned() };
-    assert_eq!(formats, [raw("username"), raw("password"), Format::Json { field: None }]);
+    let raw = |field: &str| Format::raw(FieldPath::name(field));
+    assert_eq!(formats, [raw("username"), raw("password"), Format::of(Content::Json { field: None })]);
 }
 
 #[test]

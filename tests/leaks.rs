@@ -43,6 +43,7 @@ fn leaks() {
             a_kv_secret_is_in_memory_while_it_lives_and_nowhere_after_its_end,
             a_replaced_version_is_gone_while_the_next_one_lives,
             a_large_secret_leaves_nothing_behind,
+            a_rendered_secret_leaves_nothing_behind_whatever_it_was_made_into,
             a_secret_in_a_tree_leaves_nothing_behind,
             a_secret_that_came_over_tls_leaves_nothing_behind,
             a_leased_password_is_in_memory_while_it_lives_and_nowhere_after_its_end,
@@ -118,6 +119,57 @@ fn a_kv_secret_is_in_memory_while_it_lives_and_nowhere_after_its_end(world: &Wor
     nowhere(&mount, &marker);
     drop(files);
     nowhere(&mount, &marker);
+}
+
+fn a_rendered_secret_leaves_nothing_behind_whatever_it_was_made_into(world: &World) {
+    // Short enough for a value that lies on a stack, and long enough for one on the heap.
+    let [short, long, bytes] = [marker()[..20].to_owned(), marker().repeat(20), marker()];
+    let encoded =
+        Command::new("bash").args(["-c", "printf %s \"$1\" | base64 -w0", "-", &bytes]).output().unwrap();
+    let encoded = String::from_utf8(encoded.stdout).unwrap();
+    let pem = |text: &str| format!("-----BEGIN X-----\n{text}\n-----END X-----");
+    let values = json!({
+        "short": short, "long": long, "bytes": encoded, "list": [short, long],
+        "certificate": pem(&short), "private_key": pem(&long),
+    });
+    world.wait(world.bao.write_kv2("secret", "rendered", values));
+    let file = |name: &str, more: &str| format!("[file.\"{name}\"]\nsecret = \"secret/rendered\"\n{more}\n");
+    let config = [
+        format!("[vault]\naddress = \"{}\"\n", world.bao.address()),
+        "[defaults]\nmax-age = \"1s\"\ngrace = \"1m\"\n".to_owned(),
+        file("template", "template = '{{ short | trim | upper }} {{ long | replace(\"q\", \"r\") | json }} {{ short ~ long }}'"),
+        file("loop", "template = '{% for x in list %}{{ x | lower }}{% set y = x | quote %}{{ y }}{% endfor %}'"),
+        file("whole", "template = '{{ data | json | base64 }} {{ bytes | b64decode | urlencode }} {{ short | sha256 }}'"),
+        file("failed", "template = '{{ short | upper }}{{ long | b64decode }}'"),
+        file("env", "format = \"env\""),
+        file("yaml", "format = \"yaml\""),
+        file("properties", "format = \"properties\""),
+        file("bytes", "field = \"bytes\"\ndecode = \"base64\""),
+        file("bundle", "format = \"pem-bundle\""),
+    ]
+    .concat();
+    let mount = Mount::start(&config, &[("VAULT_TOKEN", world.bao.root_token())]);
+    let names = ["template", "loop", "whole", "env", "yaml", "properties", "bytes", "bundle"];
+    // What nobody has open is not kept.
+    let files = names.map(|name| File::open(mount.path(name)).unwrap());
+    for _ in 0..3 {
+        for name in names {
+            assert!(!fs::read(mount.path(name)).unwrap().is_empty(), "{name}");
+        }
+        assert!(try_read(&mount, "failed").is_err());
+        assert!(!reason(&mount, "failed").contains(&short));
+    }
+    let shown = [short.clone(), short.to_uppercase(), long.clone(), bytes];
+    for text in &shown {
+        println!("rendered: {} copies while live", copies_while_live(&mount, text));
+    }
+    world.wait(world.bao.delete("secret/data/rendered"));
+    let ended =
+        || files[0].read_at(&mut [0; 10], 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESTALE));
+    assert!(eventually(Duration::from_secs(15), ended).is_some());
+    for text in &shown {
+        nowhere(&mount, text);
+    }
 }
 
 fn a_replaced_version_is_gone_while_the_next_one_lives(world: &World) {

@@ -25,7 +25,7 @@ use support::world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What `make install` puts in place, and nothing else.
-const INSTALLED: [&str; 47] = [
+const INSTALLED: [&str; 58] = [
     "/usr/bin/leasefs",
     "/usr/lib/systemd/system/leasefs@.service",
     "/usr/lib/sysusers.d/leasefs.conf",
@@ -37,6 +37,7 @@ const INSTALLED: [&str; 47] = [
     "/usr/share/doc/leasefs/docs/comparison.md",
     "/usr/share/doc/leasefs/docs/configuration.md",
     "/usr/share/doc/leasefs/docs/docker.md",
+    "/usr/share/doc/leasefs/docs/formats.md",
     "/usr/share/doc/leasefs/docs/guides.md",
     "/usr/share/doc/leasefs/docs/leases.md",
     "/usr/share/doc/leasefs/docs/ordinary-user.md",
@@ -47,12 +48,22 @@ const INSTALLED: [&str; 47] = [
     "/usr/share/doc/leasefs/docs/status.md",
     "/usr/share/doc/leasefs/docs/systemd.md",
     "/usr/share/doc/leasefs/examples/agent.conf.example",
+    "/usr/share/doc/leasefs/examples/application-properties.toml",
     "/usr/share/doc/leasefs/examples/approle.toml",
+    "/usr/share/doc/leasefs/examples/aws.toml",
+    "/usr/share/doc/leasefs/examples/cert.toml",
     "/usr/share/doc/leasefs/examples/conf.d/billing.toml",
     "/usr/share/doc/leasefs/examples/conf.d/search.toml",
     "/usr/share/doc/leasefs/examples/database.toml",
+    "/usr/share/doc/leasefs/examples/gcp.toml",
+    "/usr/share/doc/leasefs/examples/jwt.toml",
+    "/usr/share/doc/leasefs/examples/kubernetes.toml",
     "/usr/share/doc/leasefs/examples/kv.toml",
+    "/usr/share/doc/leasefs/examples/pgpass.toml",
     "/usr/share/doc/leasefs/examples/tenants.toml",
+    "/usr/share/doc/leasefs/examples/token.toml",
+    "/usr/share/doc/leasefs/examples/userpass.toml",
+    "/usr/share/doc/leasefs/examples/wrapped.toml",
     "/usr/share/fish/vendor_completions.d/leasefs.fish",
     "/usr/share/man/man8/leasefs-check.8",
     "/usr/share/man/man8/leasefs-explain.8",

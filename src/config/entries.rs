@@ -9,12 +9,14 @@ use crate::config::identity::Identities;
 use crate::config::keys::{Keys, Shape};
 use crate::config::names::{Kind, Names};
 use crate::config::plan::{FilePlan, Format};
+use crate::config::rendering::Rendering;
 use crate::config::report::{Place, Report};
 use crate::config::sources::Sources;
 use crate::config::value;
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::name::{FileName, IdentityId, SourceId, VaultPath};
 use crate::core::tree::{FieldDirSpec, FileSpec, TreeSpec};
+use crate::render::{FieldPath, TrailingNewline};
 
 /// Reads the tables that make up the tree, and gathers what they declare.
 pub(super) struct Entries<'a> {
@@ -23,6 +25,8 @@ pub(super) struct Entries<'a> {
     defaults: &'a Keys,
     /// What the file that is read may use, if it is an included one.
     bounds: Option<Within<'a>>,
+    /// The longest file that a template may make, in bytes.
+    longest: u64,
     /// Who reads.
     pub identities: Identities,
     /// What is read.
@@ -59,12 +63,14 @@ impl<'a> Entries<'a> {
         environment: &'a Environment,
         defaults: &'a Keys,
         identities: Identities,
+        longest: u64,
     ) -> Entries<'a> {
         Entries {
             report,
             environment,
             defaults,
             bounds: None,
+            longest,
             identities,
             sources: Sources::default(),
             files: Vec::new(),
@@ -103,7 +109,7 @@ impl<'a> Entries<'a> {
         let place = section.place.clone();
         let name = self.name(name, &place);
         let secret = self.secret(&section);
-        let field = section.text("field");
+        let rendering = Rendering::read(&section, self.environment);
         let own = Keys::read(&section, self.environment);
         let version = section.read("version", |found| {
             value::number(found).filter(|version| *version > 0).ok_or_else(|| {
@@ -115,11 +121,18 @@ impl<'a> Entries<'a> {
         section.refuse("names", "is for several files of one secret: write [dir.\"NAME\"] instead of [file]");
         section.finish();
 
-        let format = own.format.clone().or(&self.defaults.format);
+        let own_format = own.format.clone();
         let keys = self.over_defaults(own, &place);
         self.check_granted(name.as_ref(), &keys, &place);
-        let field = self.field(&secret, field);
-        let format = self.format(&format, &field, secret.is_bad() || field.is_bad(), &place);
+        let field = self.field(&secret, rendering.field.clone());
+        let format = match rendering.is_template() {
+            true => rendering.template(&field, &own_format, self.longest, self.report),
+            false => {
+                let shape = own_format.or(&self.defaults.format);
+                rendering.content(&shape, &field, secret.is_bad(), &place, self.report)
+            }
+        };
+        let format = format.map(|content| Format { content, newline: keys.newline() });
         self.check_engine(&keys, &version, &params);
         if let Some(name) = &name {
             self.names.add(name.clone(), Kind::File, &place, self.report);
@@ -143,7 +156,8 @@ impl<'a> Entries<'a> {
         section.refuse("dir-mode", DIR_MODE);
         section.finish();
 
-        self.refuse_json(&own.format, "[dir]");
+        self.refuse_format(&own.format, "[dir]");
+        let newline = own.newline.clone();
         self.refuse_field(&secret, "a [dir] shows all fields, or those in `names`");
         let keys = self.over_defaults(own, &place);
         self.check_granted(name.as_ref(), &keys, &place);
@@ -154,6 +168,9 @@ impl<'a> Entries<'a> {
                 "has no `names`, and only the fields of a KV secret can be listed: \
                  write `names = { FIELD = \"FILE\" }`",
             );
+        }
+        if !names.is_written() {
+            self.refuse_newline(&newline);
         }
         let shown = names.word().map(|names| self.shown(name.as_ref(), names));
         if let (Slot::Absent, Some(name)) = (&names, &name) {
@@ -188,7 +205,8 @@ impl<'a> Entries<'a> {
         section.refuse("dir-mode", DIR_MODE);
         section.finish();
 
-        self.refuse_json(&own.format, "[tree]");
+        self.refuse_format(&own.format, "[tree]");
+        self.refuse_newline(&own.newline);
         self.refuse_field(&secret, "a [tree] shows all secrets below a prefix");
         let keys = Keys { required: Slot::Absent, ..own.over(self.defaults) };
         self.check_granted(name.as_ref(), &keys, &place);
@@ -289,8 +307,8 @@ impl<'a> Entries<'a> {
     }
 
     /// The field that a file shows, if it shows one.
-    fn field(&self, secret: &Slot<Secret<'_>>, field: Slot<&str>) -> Slot<String> {
-        match (secret.get().and_then(|secret| secret.field), field) {
+    fn field(&self, secret: &Slot<Secret<'_>>, field: Slot<&str>) -> Slot<FieldPath> {
+        let written = match (secret.get().and_then(|secret| secret.field), field) {
             (_, Slot::Bad) => Slot::Bad,
             (Some(_), Slot::Is(word)) => {
                 self.report
@@ -298,42 +316,13 @@ impl<'a> Entries<'a> {
                 Slot::Bad
             }
             (None, Slot::Absent) => Slot::Absent,
-            (None, Slot::Is(Word { value, place })) => Slot::Is(Word { value: value.to_owned(), place }),
+            (None, Slot::Is(word)) => Slot::Is(word),
             (Some(field), Slot::Absent) => match secret.word() {
-                Some(word) => Slot::Is(Word { value: field.to_owned(), place: word.place.clone() }),
+                Some(word) => Slot::Is(Word { value: field, place: word.place.clone() }),
                 None => Slot::Bad,
             },
-        }
-    }
-
-    fn format(
-        &self,
-        format: &Slot<Shape>,
-        field: &Slot<String>,
-        unsure: bool,
-        place: &Place,
-    ) -> Option<Format> {
-        let field = field.get().cloned();
-        let shape = match format {
-            Slot::Bad => return None,
-            Slot::Is(word) => word.value,
-            Slot::Absent if field.is_some() => Shape::Raw,
-            Slot::Absent => Shape::Json,
         };
-        match (shape, field) {
-            (Shape::Json, field) => Some(Format::Json { field }),
-            (Shape::Raw, Some(field)) => Some(Format::Raw { field }),
-            (Shape::Raw, None) => {
-                if !unsure {
-                    self.report.complain(
-                        &place.of_key("format", format.word().map(|word| &word.place)),
-                        "is \"raw\", which shows one field: write `field = \"…\"`, \
-                         or `format = \"json\"` for all",
-                    );
-                }
-                None
-            }
-        }
+        written.and_then(self.report, field_path)
     }
 
     /// Complains about a version or parameters that the engine does not take.
@@ -369,8 +358,17 @@ impl<'a> Entries<'a> {
         }
     }
 
-    fn refuse_json(&self, format: &Slot<Shape>, table: &str) {
-        if let Some(word) = format.word().filter(|word| word.value == Shape::Json) {
+    fn refuse_newline(&self, newline: &Slot<TrailingNewline>) {
+        if let Some(word) = newline.word() {
+            self.report.complain(
+                &word.place,
+                "is for files that are declared: leave it out, or write a [file], or `names` in a [dir]",
+            );
+        }
+    }
+
+    fn refuse_format(&self, format: &Slot<Shape>, table: &str) {
+        if let Some(word) = format.word().filter(|word| word.value != Shape::Raw) {
             self.report.complain(
                 &word.place,
                 format!(
@@ -385,7 +383,7 @@ impl<'a> Entries<'a> {
         &mut self,
         dir: Option<&FileName>,
         names: &Word<Vec<Word<(&str, &toml::de::DeValue<'_>)>>>,
-    ) -> Vec<(String, FileName)> {
+    ) -> Vec<(FieldPath, FileName)> {
         let report = self.report;
         if names.value.is_empty() {
             report.complain(
@@ -406,6 +404,13 @@ impl<'a> Entries<'a> {
                     continue;
                 }
             };
+            let field = match field_path(field) {
+                Ok(field) => field,
+                Err(message) => {
+                    report.complain(place, message);
+                    continue;
+                }
+            };
             // Checked before it is joined, so that the complaint shows what was written.
             let joined = FileName::new(file).and_then(|file| match dir {
                 Some(dir) => FileName::new(&format!("{dir}/{file}")),
@@ -416,7 +421,7 @@ impl<'a> Entries<'a> {
                     if dir.is_some() {
                         self.names.add(name.clone(), Kind::File, place, report);
                     }
-                    shown.push(((*field).to_owned(), name));
+                    shown.push((field, name));
                 }
                 Err(error) => report.complain(place, format!("the name {file:?} {error}")),
             }
@@ -424,16 +429,20 @@ impl<'a> Entries<'a> {
         shown
     }
 
-    fn push_shown(&mut self, shown: Vec<(String, FileName)>, source: SourceId, keys: &Keys) {
+    fn push_shown(&mut self, shown: Vec<(FieldPath, FileName)>, source: SourceId, keys: &Keys) {
         let (rule, on_expiry) = (keys.rule(self.environment), keys.on_expiry());
         self.files.extend(shown.into_iter().map(|(field, name)| FilePlan {
             spec: FileSpec { name, source, rule, on_expiry },
-            format: Format::Raw { field },
+            format: Format { newline: keys.newline(), ..Format::raw(field) },
         }));
     }
 }
 
 const DIR_MODE: &str = "is the same for all directories: write it in [defaults]";
+
+fn field_path(text: &str) -> Result<FieldPath, String> {
+    FieldPath::parse(text).map_err(|error| format!("the JSON pointer {text:?} {error}"))
+}
 
 fn params(section: &Section<'_>) -> Slot<BTreeMap<String, String>> {
     let (entries, place) = match section.names("params") {

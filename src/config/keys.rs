@@ -13,6 +13,7 @@ use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
 use crate::core::policy::{OnIdle, Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
+use crate::render::TrailingNewline;
 
 /// The values of `renew`, the default first.
 pub(super) const RENEW: [(&str, Renew); 3] =
@@ -23,7 +24,16 @@ pub(super) const ON_IDLE: [(&str, OnIdle); 2] = [("lapse", OnIdle::Lapse), ("rev
 pub(super) const ENGINE: [(&str, EngineHint); 3] =
     [("kv1", EngineHint::Kv1), ("kv2", EngineHint::Kv2), ("other", EngineHint::Other)];
 const ON_EXPIRY: [(&str, OnExpiry); 2] = [("refetch", OnExpiry::Refetch), ("vanish", OnExpiry::Vanish)];
-const FORMAT: [(&str, Shape); 2] = [("raw", Shape::Raw), ("json", Shape::Json)];
+const FORMAT: [(&str, Shape); 6] = [
+    ("raw", Shape::Raw),
+    ("json", Shape::Json),
+    ("env", Shape::Env),
+    ("yaml", Shape::Yaml),
+    ("properties", Shape::Properties),
+    ("pem-bundle", Shape::PemBundle),
+];
+const NEWLINE: [(&str, TrailingNewline); 3] =
+    [("keep", TrailingNewline::Keep), ("add", TrailingNewline::Add), ("strip", TrailingNewline::Strip)];
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -34,6 +44,14 @@ pub(super) enum Shape {
     Raw,
     /// JSON text.
     Json,
+    /// Assignments of a shell.
+    Env,
+    /// A YAML document.
+    Yaml,
+    /// Java properties.
+    Properties,
+    /// Certificate, chain and key.
+    PemBundle,
 }
 
 /// What was written under the shared keys.
@@ -51,6 +69,7 @@ pub(super) struct Keys {
     pub on_expiry: Slot<OnExpiry>,
     pub engine: Slot<EngineHint>,
     pub identity: Slot<String>,
+    pub newline: Slot<TrailingNewline>,
     /// Not inherited by [`Keys::over`]: what it means depends on what has it.
     pub format: Slot<Shape>,
 }
@@ -72,6 +91,8 @@ impl Keys {
             on_expiry: section.read("on-expiry", |found| value::choice("on-expiry", found, &ON_EXPIRY)),
             engine: section.read("engine", |found| value::choice("engine", found, &ENGINE)),
             identity: section.text("identity").and_then(section.report, |name| Ok(name.to_owned())),
+            newline: section
+                .read("trailing-newline", |found| value::choice("trailing-newline", found, &NEWLINE)),
             format: section.read("format", |found| value::choice("format", found, &FORMAT)),
         }
     }
@@ -91,6 +112,7 @@ impl Keys {
             on_expiry: self.on_expiry.or(&defaults.on_expiry),
             engine: self.engine.or(&defaults.engine),
             identity: self.identity.or(&defaults.identity),
+            newline: self.newline.or(&defaults.newline),
             format: self.format,
         }
     }
@@ -146,6 +168,11 @@ impl Keys {
     /// What becomes of it at its end.
     pub fn on_expiry(&self) -> OnExpiry {
         self.on_expiry.unwrap_or(OnExpiry::Refetch)
+    }
+
+    /// How its files end.
+    pub fn newline(&self) -> TrailingNewline {
+        self.newline.unwrap_or(TrailingNewline::Keep)
     }
 
     /// What serves it.

@@ -19,6 +19,7 @@ mod keys;
 mod method;
 mod names;
 pub mod plan;
+mod rendering;
 mod report;
 mod sources;
 #[cfg(test)]
@@ -101,7 +102,7 @@ fn resolve(
     for grant in grants {
         identities.check_granted(grant, report);
     }
-    let mut entries = Entries::new(report, environment, &defaults, identities);
+    let mut entries = Entries::new(report, environment, &defaults, identities, vault.max_secret_size);
     entries.read(&root);
     for (root, reading, own, keys) in &guests {
         entries.include(&reading.report, keys, Within { grant: reading.grant, own });

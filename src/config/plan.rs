@@ -10,6 +10,7 @@ use crate::core::access::Rule;
 use crate::core::name::{FileName, VaultPath};
 use crate::core::source::SourceSpec;
 use crate::core::tree::{FieldDirSpec, FileSpec, TreeSpec};
+pub use crate::render::Format;
 
 /// A mount, ready to be made.
 #[derive(Clone, Debug, PartialEq)]
@@ -335,19 +336,4 @@ pub struct FilePlan {
     pub spec: FileSpec,
     /// How it shows the source's values.
     pub format: Format,
-}
-
-/// How values become bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// One field: a string as it is, anything else as JSON text.
-    Raw {
-        /// The field's name.
-        field: String,
-    },
-    /// All fields, or one, as JSON text with a newline at the end.
-    Json {
-        /// The field's name; `None`: all.
-        field: Option<String>,
-    },
 }

@@ -8,6 +8,7 @@ use crate::control::Lore;
 use crate::control::protocol::Needs;
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::name::IdentityId;
+use crate::render::{Content, Decode, FieldPath, Names, PemPart};
 use crate::vault::client::Client;
 use crate::vault::engine::read_call;
 
@@ -43,9 +44,32 @@ impl Lore for PlanLore {
 
 /// What a format shows, in words.
 fn shown(format: &Format) -> String {
-    match format {
-        Format::Raw { field } => format!("the field {field:?}"),
-        Format::Json { field: Some(field) } => format!("the field {field:?} as JSON"),
-        Format::Json { field: None } => "all fields as JSON".to_owned(),
+    let part = |field: &Option<FieldPath>, whole: &str| match field {
+        Some(field) => format!("the field {field:?}"),
+        None => whole.to_owned(),
+    };
+    match &format.content {
+        Content::Raw { field, decode: Decode::Nothing } => format!("the field {field:?}"),
+        Content::Raw { field, decode: Decode::Base64 } => format!("the field {field:?}, decoded from base64"),
+        Content::Json { field } => format!("{} as JSON", part(field, "all fields")),
+        Content::Env { field } => format!("{} as shell variables", part(field, "all fields")),
+        Content::Yaml { field } => format!("{} as YAML", part(field, "all fields")),
+        Content::Properties { field } => format!("{} as Java properties", part(field, "all fields")),
+        Content::PemBundle { field, parts } => {
+            let parts = parts.iter().map(|part| match part {
+                PemPart::Certificate => "certificate",
+                PemPart::Chain => "chain",
+                PemPart::Key => "key",
+            });
+            let parts: Vec<&str> = parts.collect();
+            format!("{} of {} as one PEM file", parts.join(", "), part(field, "the secret"))
+        }
+        Content::Template(template) => match template.names() {
+            Names::Fields => "a template with its fields".to_owned(),
+            Names::Sources(aliases) => {
+                let names: Vec<&str> = aliases.iter().map(|alias| alias.name.as_str()).collect();
+                format!("a template with the secrets {}", names.join(", "))
+            }
+        },
     }
 }

@@ -1,29 +1,38 @@
-//! From the values of a generation to the bytes of a file. Pure: no I/O, no clock, nothing kept.
+//! From the values of generations to the bytes of a file. Pure: no I/O, no clock, nothing kept.
 //!
 //! A field's bytes are those of its string, as they are; anything else is its JSON text without
-//! insignificant white space. Numbers, escapes and the order of keys stay as Vault wrote them: nothing
-//! passes through a float or a map. What a key says last counts, as it does for Vault itself.
+//! insignificant white space. Numbers, escapes and the order of keys stay as Vault wrote them as far as the format
+//! has them: nothing passes through a float or a map. What a key says last counts, as it does for Vault itself.
 //!
-//! Invariant: *no value in an error*: a [`RenderError`] names a field, never what is in it.
+//! Invariants: *no value in an error*: a [`RenderError`] names a field, never what is in it; *nothing stays*: what is
+//! made on the way lies on the heap, which is wiped as it is freed, and is freed before the bytes are returned.
 
+mod decode;
+mod env;
+mod format;
 mod json;
+mod pem;
+mod properties;
+mod template;
+mod yaml;
 
 use thiserror::Error;
 
-use crate::config::plan::Format;
-use crate::render::json::Object;
+pub use crate::render::format::{BadPointer, Content, Decode, FieldPath, Format, PemPart, TrailingNewline};
+use crate::render::json::Json;
+pub use crate::render::template::{Alias, Names, Template, TemplateFault, TemplateMistake};
 use crate::secret::SecretBytes;
 
 /// Why values can't be shown as a file.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RenderError {
-    /// The values are not one JSON object.
+    /// The values, or the part of them that is to be shown, are not one JSON object.
     #[error("the answer holds no JSON object with fields")]
     NotAnObject,
     /// The object has no such field.
     #[error("the secret has no field {field:?}")]
     NoSuchField {
-        /// Its name.
+        /// Its name, or the pointer to it.
         field: String,
     },
     /// The field is a string with half of a surrogate pair in it, which is no character.
@@ -32,29 +41,135 @@ pub enum RenderError {
         /// Its name.
         field: String,
     },
+    /// No shell variable can have the name.
+    #[error(
+        "the field {field:?} can't be the name of a shell variable, which has letters, digits and `_` only: \
+         rename it in Vault, or give it a name by a template, {}",
+        example(field)
+    )]
+    NotAVariable {
+        /// Its name.
+        field: String,
+    },
+    /// No shell variable can hold the value.
+    #[error("the field {field:?} holds a NUL, which no shell variable can: show it as a file of its own")]
+    HasNul {
+        /// Its name.
+        field: String,
+    },
+    /// The value is not what `decode = "base64"` expects.
+    #[error("the field {field:?} is no base64: leave out `decode`")]
+    NotBase64 {
+        /// Its name.
+        field: String,
+    },
+    /// The value can't stand in a PEM bundle.
+    #[error(
+        "the field {field:?} is no PEM text, as a bundle needs it: ask the engine for the format \"pem\""
+    )]
+    NotPem {
+        /// Its name.
+        field: String,
+    },
+    /// More lists and objects in each other than a format takes.
+    #[error("the values are nested deeper than {levels} levels: show a part of them, or all as \"json\"")]
+    TooDeep {
+        /// How many are taken.
+        levels: usize,
+    },
+    /// A template could not be filled.
+    #[error("the template{} {fault}", at_line(*line))]
+    Template {
+        /// The line, from 1 on, if it is known.
+        line: Option<usize>,
+        /// Why not.
+        fault: TemplateFault,
+    },
 }
 
-/// The bytes of a file that shows `values`, the text of a JSON object, in a format.
+fn at_line(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(", line {line},"))
+}
+
+/// How a template gives a field another name.
+fn example(field: &str) -> String {
+    format!("`NAME={{{{ data[{field:?}] | quote }}}}`")
+}
+
+/// The bytes of a file that shows one source; `values` is the text of a JSON object.
+///
+/// # Errors
+/// As [`compose`].
+pub fn file(values: &SecretBytes, format: &Format) -> Result<SecretBytes, RenderError> {
+    compose(format, &[values])
+}
+
+/// The bytes of a file that shows the values of its sources, in their order; each is the text of a JSON object. Only
+/// a template shows more than one.
 ///
 /// # Errors
 /// [`RenderError::NotAnObject`]; [`RenderError::NoSuchField`] and [`RenderError::NotText`] if the format
-/// names a field.
-pub fn file(values: &SecretBytes, format: &Format) -> Result<SecretBytes, RenderError> {
-    let object = Object::parse(values.expose())?;
-    match format {
-        Format::Raw { field } => object.raw(field),
-        Format::Json { field: Some(field) } => object.line(field),
-        Format::Json { field: None } => Ok(json::line(values.expose())),
+/// names a field; the others as the format has them.
+pub fn compose(format: &Format, parts: &[&SecretBytes]) -> Result<SecretBytes, RenderError> {
+    let parts = parts.iter().map(|part| Json::parse(part.expose())).collect::<Result<Vec<_>, _>>()?;
+    let mut bytes = content(&format.content, &parts)?;
+    match format.newline {
+        TrailingNewline::Keep => {}
+        TrailingNewline::Add => {
+            if bytes.last() != Some(&b'\n') {
+                bytes.push(b'\n');
+            }
+        }
+        TrailingNewline::Strip => {
+            let end = bytes.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
+            bytes.truncate(end);
+        }
+    }
+    Ok(SecretBytes::new(bytes))
+}
+
+fn content(content: &Content, parts: &[Json<'_>]) -> Result<Vec<u8>, RenderError> {
+    let part = |field: &Option<FieldPath>| {
+        let whole = *parts.first().ok_or(RenderError::NotAnObject)?;
+        match field {
+            Some(field) => whole.find(field),
+            // What an engine answers is an object, or nothing of use.
+            None => whole.object().map(|_| whole),
+        }
+    };
+    match content {
+        Content::Raw { field, decode } => {
+            let name = field.to_string();
+            let text = part(&Some(field.clone()))?.raw(&name)?;
+            match decode {
+                Decode::Nothing => Ok(text),
+                Decode::Base64 => decode::base64(&text).ok_or(RenderError::NotBase64 { field: name }),
+            }
+        }
+        Content::Json { field } => Ok(part(field)?.line()),
+        Content::Env { field } => env::assignments(part(field)?),
+        Content::Yaml { field } => {
+            let name = field.as_ref().map(FieldPath::to_string).unwrap_or_default();
+            yaml::document(part(field)?, &name)
+        }
+        Content::Properties { field } => properties::lines(part(field)?),
+        Content::PemBundle { field, parts } => pem::bundle(part(field)?, parts),
+        Content::Template(template) => template.fill(parts),
     }
 }
 
-/// All fields of `values`, the text of a JSON object, each as [`Format::Raw`] shows it; sorted by name.
+/// All fields of `values`, the text of a JSON object, each as [`Content::Raw`] shows it; sorted by name.
 ///
 /// # Errors
 /// [`RenderError::NotAnObject`], [`RenderError::NotText`].
 pub fn fields(values: &SecretBytes) -> Result<Vec<(String, SecretBytes)>, RenderError> {
-    let object = Object::parse(values.expose())?;
-    object.names().map(|name| Ok((name.to_owned(), object.raw(name)?))).collect()
+    let object = Json::parse(values.expose())?.object()?;
+    let mut fields = object
+        .fields()
+        .map(|(name, json)| Ok((name.to_owned(), SecretBytes::new(json.raw(name)?))))
+        .collect::<Result<Vec<_>, _>>()?;
+    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(fields)
 }
 
 /// What a field may be that is no string.
@@ -75,9 +190,11 @@ pub enum NoText {
 /// # Errors
 /// [`RenderError::NotAnObject`].
 pub fn other_than_texts(values: &SecretBytes) -> Result<Vec<(String, NoText)>, RenderError> {
-    let object = Object::parse(values.expose())?;
-    let found = object.names().filter_map(|name| Some((name.to_owned(), object.other_than_text(name)?)));
-    Ok(found.collect())
+    let object = Json::parse(values.expose())?.object()?;
+    let kinds = object.fields().filter_map(|(name, json)| Some((name.to_owned(), json.other_than_text()?)));
+    let mut found: Vec<_> = kinds.collect();
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -89,11 +206,11 @@ mod tests {
     }
 
     fn raw(values: &str, field: &str) -> Result<Vec<u8>, RenderError> {
-        shown(values, Format::Raw { field: field.to_owned() })
+        shown(values, Format::raw(FieldPath::name(field)))
     }
 
     fn json(values: &str, field: Option<&str>) -> Result<Vec<u8>, RenderError> {
-        shown(values, Format::Json { field: field.map(str::to_owned) })
+        shown(values, Format::of(Content::Json { field: field.map(FieldPath::name) }))
     }
 
     fn shown(values: &str, format: Format) -> Result<Vec<u8>, RenderError> {
@@ -142,6 +259,52 @@ mod tests {
         assert_eq!(json(values, Some("a")).unwrap(), b"{\"k\":\"v w\"}\n");
         assert_eq!(json(r#"{"s":"a\u0026b"}"#, Some("s")).unwrap(), b"\"a\\u0026b\"\n");
         assert_eq!(json("{}", None).unwrap(), b"{}\n");
+    }
+
+    #[test]
+    fn a_file_ends_as_it_is_told_to() {
+        for (value, newline, bytes) in [
+            (r#""a""#, TrailingNewline::Keep, "a"),
+            (r#""a\n\n""#, TrailingNewline::Keep, "a\n\n"),
+            (r#""a""#, TrailingNewline::Add, "a\n"),
+            (r#""a\n\n""#, TrailingNewline::Add, "a\n\n"),
+            (r#""""#, TrailingNewline::Add, "\n"),
+            (r#""a\n \r\n\n""#, TrailingNewline::Strip, "a\n "),
+            (r#""\n""#, TrailingNewline::Strip, ""),
+        ] {
+            let format = Format { newline, ..Format::raw(FieldPath::name("a")) };
+            assert_eq!(shown(&format!("{{\"a\":{value}}}"), format).unwrap(), bytes.as_bytes(), "{value}");
+        }
+        let json = Format { newline: TrailingNewline::Strip, ..Format::of(Content::Json { field: None }) };
+        assert_eq!(shown("{}", json).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn a_field_may_be_base64_of_bytes_or_of_text() {
+        let decoded = |value: &str| {
+            let content = Content::Raw { field: FieldPath::name("a"), decode: Decode::Base64 };
+            shown(&format!("{{\"a\":{value}}}"), Format::of(content))
+        };
+        assert_eq!(decoded(r#""AP8=""#).unwrap(), [0, 0xff]);
+        assert_eq!(decoded("1234").unwrap(), [0xd7, 0x6d, 0xf8]);
+        assert_eq!(decoded(r#""hunter2""#), Err(RenderError::NotBase64 { field: "a".to_owned() }));
+    }
+
+    #[test]
+    fn a_part_of_a_secret_is_shown_as_all_of_it_would_be() {
+        let values = r#"{"a":{"b":[{"c":"x"}],"n":1.50}}"#;
+        let part = |text: &str| Some(FieldPath::parse(text).unwrap());
+        for (content, bytes) in [
+            (Content::Json { field: part("/a/b/0") }, "{\"c\":\"x\"}\n"),
+            (Content::Env { field: part("/a/b/0") }, "c=x\n"),
+            (Content::Yaml { field: part("/a/b") }, "- c: \"x\"\n"),
+            (Content::Properties { field: part("/a") }, "b=[{\"c\":\"x\"}]\nn=1.50\n"),
+        ] {
+            assert_eq!(shown(values, Format::of(content.clone())).unwrap(), bytes.as_bytes(), "{content:?}");
+        }
+        for content in [Content::Env { field: part("/a/b") }, Content::Properties { field: part("/a/n") }] {
+            assert_eq!(shown(values, Format::of(content)), Err(RenderError::NotAnObject));
+        }
     }
 
     #[test]

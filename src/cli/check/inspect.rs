@@ -7,14 +7,14 @@ use crate::cli::check::identity::{Capabilities, Leases, Sessions, allows};
 use crate::cli::check::lifetime;
 use crate::cli::check::report::{PathCheck, Readable, is_outage, names_of_source, policy_line};
 use crate::cli::check::rights::Rights;
-use crate::config::plan::{FilePlan, Format, MountPlan};
+use crate::config::plan::{FilePlan, MountPlan};
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, SourceId, VaultPath};
 use crate::core::policy::OnIdle;
 use crate::core::source::SourceSpec;
 use crate::core::tree::TreeSpec;
-use crate::render::{self, NoText, RenderError};
+use crate::render::{self, Content, Decode, FieldPath, NoText, RenderError, TemplateFault};
 use crate::secret::SecretBytes;
 use crate::vault::engine::{ApiCall, Capability, list_call, read_call};
 use crate::vault::{EngineMount, Token, TokenInfo, Vault};
@@ -325,8 +325,8 @@ impl<'a> Located<'a> {
         let is_shown = |name: &str| {
             let mut files = plan.files.iter().filter(|file| file.spec.source == id);
             shows_all
-                || files.any(|file| match &file.format {
-                    Format::Raw { field } => field == name,
+                || files.any(|file| match &file.format.content {
+                    Content::Raw { field, decode: Decode::Nothing } => *field == FieldPath::name(name),
                     _ => false,
                 })
         };
@@ -439,7 +439,13 @@ fn contradiction(mount: &EngineMount, hint: EngineHint, subject: Subject<'_>) ->
 
 /// The fields that a secret does have, if one is missing.
 fn fields_for(error: &RenderError, values: &SecretBytes) -> String {
-    let RenderError::NoSuchField { .. } = error else { return String::new() };
+    match error {
+        RenderError::NoSuchField { .. }
+        | RenderError::Template {
+            fault: TemplateFault::NoSuchName { .. } | TemplateFault::Undefined, ..
+        } => {}
+        _ => return String::new(),
+    }
     let Ok(fields) = render::fields(values) else { return String::new() };
     let mut names: Vec<String> = fields.iter().map(|(name, _)| format!("{name:?}")).collect();
     if names.is_empty() {

@@ -10,6 +10,7 @@ use crate::cli::output::clean;
 use crate::config::basic_string;
 use crate::config::plan::{Method, MountPlan, VaultPlan};
 use crate::core::name::{FileName, VaultPath};
+use crate::render::FieldPath;
 
 /// What lies below a prefix.
 pub(super) struct Found {
@@ -120,8 +121,10 @@ fn who(text: &mut String, plan: &MountPlan, name: &str) {
 
 fn file(text: &mut String, name: &FileName, path: &str, field: &str) {
     add(text, format_args!("\n[file.{}]\n", basic_string(name.as_str())));
+    // One that begins with a slash would be a JSON pointer.
+    let field = FieldPath::name(field).to_string();
     if field.contains('#') {
-        add(text, format_args!("secret = {}\nfield = {}\n", basic_string(path), basic_string(field)));
+        add(text, format_args!("secret = {}\nfield = {}\n", basic_string(path), basic_string(&field)));
     } else {
         add(text, format_args!("secret = {}\n", basic_string(&format!("{path}#{field}"))));
     }
@@ -182,8 +185,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::plan::Format;
     use crate::config::{self, Environment};
+    use crate::render::Content;
 
     fn environment() -> Environment {
         Environment::fixed(1000, 1000)
@@ -209,7 +212,8 @@ mod tests {
         let plan = config::parse(text, Path::new("x.toml"), &environment())
             .unwrap_or_else(|complaints| panic!("{complaints}\n{text}"));
         let file = |file: &config::plan::FilePlan| {
-            let Format::Raw { field } = &file.format else { panic!("{file:?}") };
+            let Content::Raw { field, .. } = &file.format.content else { panic!("{file:?}") };
+            let [field] = field.steps() else { panic!("{file:?}") };
             let source = &plan.sources[file.spec.source.0 as usize];
             (file.spec.name.to_string(), source.request.path.to_string(), field.clone())
         };
@@ -223,8 +227,24 @@ mod tests {
 
     #[test]
     fn each_field_is_a_file_whatever_it_is_called() {
-        let odd =
-            ["plain", "a b", "q\"'\\", "tab\there", "x/y", "#", "a#b", ".", "..", "${HOME}", "ü", "\u{7f}"];
+        let odd = [
+            "plain",
+            "a b",
+            "q\"'\\",
+            "tab\there",
+            "x/y",
+            "#",
+            "a#b",
+            ".",
+            "..",
+            "${HOME}",
+            "ü",
+            "\u{7f}",
+            "/z",
+            "/#",
+            "/~0",
+            "~1",
+        ];
         let found = found("secret/odd one", &[("s p/\"q\"", &odd)]);
         let files = read_again(&made(&found, None));
         assert_eq!(files.len(), odd.len());

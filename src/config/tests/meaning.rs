@@ -11,6 +11,11 @@ use crate::core::effect::EngineHint;
 use crate::core::name::{IdentityId, SourceId, VaultPath};
 use crate::core::policy::{Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
+use crate::render::{Content, FieldPath};
+
+fn raw(field: &str) -> Format {
+    Format::raw(FieldPath::name(field))
+}
 
 fn spans(policy: &SourcePolicy) -> (u64, u64) {
     (policy.max_age.as_secs(), policy.grace.as_secs())
@@ -257,11 +262,11 @@ fn every_word_of_a_file_is_understood_and_defaults_fill_the_rest() {
     assert_eq!(password.spec.name.as_str(), "db/password");
     assert_eq!(password.spec.rule, Rule { uid: 700, gid: 42, mode: Mode(0o440) });
     assert_eq!(password.spec.on_expiry, OnExpiry::Vanish);
-    assert_eq!(password.format, Format::Raw { field: "password".to_owned() });
+    assert_eq!(password.format, raw("password"));
     assert_eq!(all.spec.rule, Rule { uid: 0, gid: 42, mode: Mode(0o444) });
     assert_eq!(all.spec.on_expiry, OnExpiry::Refetch);
-    assert_eq!(all.format, Format::Json { field: Some("certificate".to_owned()) });
-    assert_eq!(pinned.format, Format::Json { field: None });
+    assert_eq!(all.format, Format::of(Content::Json { field: Some(FieldPath::name("certificate")) }));
+    assert_eq!(pinned.format, Format::of(Content::Json { field: None }));
 
     let [password, all, pinned] = &plan.sources[..] else { panic!("{:?}", plan.sources) };
     assert_eq!(password.request.path.as_str(), "database/creds/a");
@@ -300,7 +305,7 @@ fn directories_are_files_of_one_source_or_all_fields() {
     .unwrap();
     let names: Vec<&str> = plan.files.iter().map(|file| file.spec.name.as_str()).collect();
     assert_eq!(names, ["b", "c", "d", "tls/tls.key", "tls/pem/tls.crt"]);
-    assert_eq!(plan.files[3].format, Format::Raw { field: "private_key".to_owned() });
+    assert_eq!(plan.files[3].format, raw("private_key"));
     assert_eq!(plan.files[3].spec.source, plan.files[4].spec.source);
     let shown: Vec<(&str, bool)> =
         plan.sources.iter().map(|source| (source.request.path.as_str(), source.fields)).collect();

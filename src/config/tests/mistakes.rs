@@ -3,7 +3,7 @@
 use super::*;
 
 /// Each text is one mistake, said once, at a line and key, with a fragment of what to write.
-fn check(rows: &[(&str, &str, &str)]) {
+pub(super) fn check(rows: &[(&str, &str, &str)]) {
     for (text, place, fragment) in rows {
         let said = complaints(text, &environment());
         assert_eq!(said.len(), 1, "{text}\n{said:#?}");
@@ -26,9 +26,9 @@ fn unknown_keys_are_told_what_was_meant() {
             "the keys here are `include`, `grant`, `vault`, `mount`, `defaults`, `identity`, `file`, `dir` and `tree`",
         ),
         (
-            "[file.a]\nsecret = 'kv/a'\ntemplate = 'x'",
-            "3: file.a.template",
-            "the keys here are `secret`, `field`,",
+            "[file.a]\nsecret = 'kv/a'\ncolour = 'x'",
+            "3: file.a.colour",
+            "the keys here are `secret`, `field`, `decode`, `bundle`, `template`, `template-file`,",
         ),
         ("[file.a]\nsecret = 'kv/a'\ndir-mode = '0550'", "3: file.a.dir-mode", "write it in [defaults]"),
         (
@@ -324,7 +324,7 @@ fn mistakes_about_files_are_told_what_to_write() {
         ("renew = 'in_use'", "3: file.a.renew", "write `renew =` \"in-use\", \"always\" or \"never\""),
         ("on-expiry = 'keep'", "3: file.a.on-expiry", "write `on-expiry =` \"refetch\" or \"vanish\""),
         ("engine = 'kv'", "3: file.a.engine", "write `engine =` \"kv1\", \"kv2\" or \"other\""),
-        ("format = 'yaml'", "3: file.a.format", "write `format =` \"raw\" or \"json\""),
+        ("format = 'toml'", "3: file.a.format", "write `format =` \"raw\", \"json\", \"env\", \"yaml\", "),
         ("format = 'raw'", "3: file.a.format", "write `field = \"…\"`, or `format = \"json\"`"),
         ("version = 0", "3: file.a.version", "write a whole number from 1 on"),
         ("version = '3'", "3: file.a.version", "without quotes"),

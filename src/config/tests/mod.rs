@@ -4,6 +4,7 @@ mod damage;
 mod included;
 mod meaning;
 mod mistakes;
+mod rendering;
 
 use std::path::Path;
 
