@@ -20,9 +20,10 @@ mod server;
 mod stand;
 pub mod unit;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
@@ -30,12 +31,14 @@ use tokio::runtime::Runtime;
 use crate::config::plan::{Format, IdentityPlan, MountPlan, VaultPlan};
 use crate::config::{self, Complaints, Environment};
 use crate::control::{ControlDirectory, ControlError, LockStoreError};
+use crate::core::compose::Compose;
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
 use crate::core::name::{FileId, SourceId};
 use crate::core::source::LeaseSettings;
 use crate::core::time::UnixTime;
 use crate::daemon::herald::notify_systemd;
 use crate::daemon::record::Record;
+use crate::driver::compose::Composer;
 use crate::driver::{self, Names};
 use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::session::{self, Kept, MountOptions};
@@ -207,7 +210,7 @@ fn prepare(source: &str, options: &Options) -> Result<Prepared, DaemonError> {
     ControlDirectory::own()?;
     let mounted = sys::unix_time();
     drop(Client::new(&plan.vault, &plan.identities)?);
-    drop(Engine::<SecretBytes>::new(layout(&plan, mounted))?);
+    drop(Engine::<SecretBytes>::new(layout(&plan, mounted), composer(&plan))?);
     let point = MountPoint::take(&options.mount_point)?;
     let shared = match options.parent {
         Parent::Shared => Some(share_parent(&point)?),
@@ -306,6 +309,11 @@ pub fn layout(plan: &MountPlan, mounted: UnixTime) -> Layout {
     }
 }
 
+/// What makes the files of several secrets.
+pub fn composer(plan: &MountPlan) -> Arc<dyn Compose<SecretBytes>> {
+    Arc::new(Composer::new(plan))
+}
+
 /// All of an identity's configuration that decides who it logs in as. No secret: those have no place there.
 fn identity_label(plan: &MountPlan, identity: &IdentityPlan) -> String {
     let VaultPlan { addresses, namespace, .. } = &plan.vault;
@@ -315,12 +323,20 @@ fn identity_label(plan: &MountPlan, identity: &IdentityPlan) -> String {
 /// What the driver does of a plan.
 pub fn driver_settings(plan: &MountPlan) -> driver::Settings {
     let mut rendering: HashMap<SourceId, Vec<(FileId, Format)>> = HashMap::new();
+    let mut values = HashSet::new();
     for (index, file) in plan.files.iter().enumerate() {
-        rendering.entry(file.spec.source).or_default().push((FileId(index as u32), file.format.clone()));
+        let sources = &file.spec.sources;
+        if sources.are_several() {
+            values.extend(sources.iter());
+        } else {
+            let shown = (FileId(index as u32), file.format.clone());
+            rendering.entry(sources.first()).or_default().push(shown);
+        }
     }
     driver::Settings {
         read_timeout: plan.vault.read_timeout,
         rendering,
+        values,
         names: Names { identities: plan.identities.iter().map(|identity| identity.name.clone()).collect() },
     }
 }

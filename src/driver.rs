@@ -9,6 +9,7 @@
 
 pub mod breaker;
 pub mod clock;
+pub mod compose;
 mod limits;
 mod mounts;
 mod queue;
@@ -18,7 +19,7 @@ mod settle;
 mod upstream;
 mod work;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -87,8 +88,10 @@ pub struct Names {
 pub struct Settings {
     /// The longest that a caller waits.
     pub read_timeout: Duration,
-    /// How the declared files of each source are rendered.
+    /// How the declared files of each source are rendered that show it alone.
     pub rendering: HashMap<SourceId, Vec<(FileId, Format)>>,
+    /// The sources that have a part in files of several: of these all values are kept.
+    pub values: HashSet<SourceId>,
     /// Names for log lines.
     pub names: Names,
 }

@@ -57,7 +57,7 @@ fn the_kv_example_shows_one_secret_as_json_and_as_fields() {
     let plan = example("kv.toml");
     assert_eq!(plan.sources.len(), 1);
     assert!(plan.sources[0].fields);
-    assert_eq!(plan.field_dirs[0].source, plan.files[0].spec.source);
+    assert_eq!(plan.field_dirs[0].source, plan.files[0].spec.sources.first());
     assert_eq!(plan.trees[0].prefix.as_str(), "secret/agents");
 }
 

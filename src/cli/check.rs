@@ -59,7 +59,8 @@ pub fn run(args: &CheckArgs) -> Result<Exit, CommandError> {
         Err(complaints) => return Err(rejected(args, complaints)),
     };
     // Two names that clash only once they are numbered.
-    Engine::<SecretBytes>::new(daemon::layout(&plan, sys::unix_time())).map_err(DaemonError::Layout)?;
+    Engine::<SecretBytes>::new(daemon::layout(&plan, sys::unix_time()), daemon::composer(&plan))
+        .map_err(DaemonError::Layout)?;
     let report = if args.offline { report::offline(args.config.clone(), &plan) } else { ask(args, &plan)? };
     if args.json {
         print_json(&report)?

@@ -147,6 +147,9 @@ impl Page {
     fn origin(&mut self, origin: &OriginReport, kind: &str) {
         let version = origin.version.map(|version| format!(", version {version}")).unwrap_or_default();
         self.line("source", &format!("{}{version}", origin.path));
+        for other in &origin.more {
+            self.line("and", &other.path);
+        }
         if let Some(shows) = &origin.shows {
             self.line("shows", shows);
         }
@@ -154,13 +157,16 @@ impl Page {
             self.line("params", &format!("{} (their values are not shown)", origin.params.join(", ")));
         }
         self.line("identity", &origin.identity);
-        match &origin.needs {
-            // The list of a tree needs another one besides.
-            Some(needs) if kind != "tree" => {
-                self.line("policy", &format!("{} on {}", needs.capability, needs.path))
+        let needs = [&origin.needs].into_iter().chain(origin.more.iter().map(|other| &other.needs));
+        for needs in needs {
+            match needs {
+                // The list of a tree needs another one besides.
+                Some(needs) if kind != "tree" => {
+                    self.line("policy", &format!("{} on {}", needs.capability, needs.path))
+                }
+                Some(_) => {}
+                None => self.line("policy", "not known yet, as Vault was not asked; \"leasefs check\" asks"),
             }
-            Some(_) => {}
-            None => self.line("policy", "not known yet, as Vault was not asked; \"leasefs check\" asks"),
         }
         let idle = origin.idle_timeout_seconds.map_or("two lease durations".to_owned(), span);
         let renew = match origin.renew.as_str() {
@@ -193,11 +199,12 @@ impl Page {
     }
 
     fn held(&mut self, held: &[HeldReport]) {
-        for (index, one) in held.iter().enumerate() {
-            let label = if index == 0 { "held" } else { "held before" };
+        for one in held {
+            let label = if one.replaced { "held before" } else { "held" };
+            let of = one.path.as_ref().map(|path| format!("{path}, ")).unwrap_or_default();
             let end = one.expires.as_ref().map_or("has no end".to_owned(), ends);
             let handles = counted(one.handles, "handle");
-            self.line(label, &format!("issued {}, {end}, {handles} open on it", one.issued));
+            self.line(label, &format!("{of}issued {}, {end}, {handles} open on it", one.issued));
         }
     }
 }
@@ -249,13 +256,20 @@ mod tests {
                 grace_seconds: 60,
                 idle_timeout_seconds: None,
                 on_idle: "lapse".to_owned(),
+                more: Vec::new(),
             }),
             owner: 0,
             group: 7,
             mode: "0440".to_owned(),
             held: vec![
-                HeldReport { issued: issued.clone(), expires: at(60), handles: 1 },
-                HeldReport { issued, expires: at(4), handles: 2 },
+                HeldReport {
+                    path: None,
+                    replaced: false,
+                    issued: issued.clone(),
+                    expires: at(60),
+                    handles: 1,
+                },
+                HeldReport { path: None, replaced: true, issued, expires: at(4), handles: 2 },
             ],
             next: Some(NextReport { what: "renew".to_owned(), in_seconds: Some(12) }),
             shared_with: vec!["tls/tls.crt".to_owned()],

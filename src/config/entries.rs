@@ -13,6 +13,7 @@ use crate::config::sources::Sources;
 use crate::config::value;
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::name::{FileName, SourceId, VaultPath};
+use crate::core::sources::Sources as Shown;
 use crate::core::tree::{FieldDirSpec, FileSpec, TreeSpec};
 
 /// Reads the tables that make up the tree, and gathers what they declare.
@@ -96,7 +97,8 @@ impl<'a> Entries<'a> {
         let (Some(name), Some(format), Some(source)) = (name, format, source) else {
             return;
         };
-        let spec = FileSpec { name, source, rule: keys.rule(self.environment), on_expiry: keys.on_expiry() };
+        let (rule, on_expiry) = (keys.rule(self.environment), keys.on_expiry());
+        let spec = FileSpec { name, sources: Shown::one(source), rule, on_expiry };
         self.files.push(FilePlan { spec, format });
     }
 
@@ -378,7 +380,7 @@ impl<'a> Entries<'a> {
     fn push_shown(&mut self, shown: Vec<(String, FileName)>, source: SourceId, keys: &Keys) {
         let (rule, on_expiry) = (keys.rule(self.environment), keys.on_expiry());
         self.files.extend(shown.into_iter().map(|(field, name)| FilePlan {
-            spec: FileSpec { name, source, rule, on_expiry },
+            spec: FileSpec { name, sources: Shown::one(source), rule, on_expiry },
             format: Format::Raw { field },
         }));
     }

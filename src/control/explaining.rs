@@ -2,7 +2,9 @@
 
 use crate::control::ServiceHandler;
 use crate::control::handler::{Times, rfc3339};
-use crate::control::protocol::{ExplainReport, HeldReport, Needs, NextReport, OriginReport, Refusal, Reply};
+use crate::control::protocol::{
+    ExplainReport, HeldReport, Needs, NextReport, OriginReport, OtherReport, Refusal, Reply,
+};
 use crate::core::access::Mode;
 use crate::core::effect::ReadRequest;
 use crate::core::engine::{Details, Held, Origin, State, Subject, Upcoming};
@@ -47,7 +49,14 @@ impl<C: Clock> ServiceHandler<C> {
             Subject::Names(names) => (None, names),
             Subject::Directory { .. } => (None, Vec::new()),
         };
+        let several = origin.as_ref().is_some_and(|origin| !origin.more.is_empty());
+        let path = |held: &Held| {
+            let of = |source| self.service.look(|engine, _| engine.path_of(source));
+            of(held.source).filter(|_| several)
+        };
         let report = |held: Held| HeldReport {
+            path: path(&held),
+            replaced: !held.current,
             issued: rfc3339(held.issued),
             expires: held.expires.map(|end| times.instant(end)),
             handles: held.handles,
@@ -71,7 +80,11 @@ impl<C: Clock> ServiceHandler<C> {
     }
 
     fn origin_report(&self, name: &str, origin: Origin) -> OriginReport {
-        let Origin { identity, request, policy, on_expiry, field } = origin;
+        let Origin { identity, request, policy, on_expiry, field, more } = origin;
+        let other = |request: ReadRequest| OtherReport {
+            path: request.path.as_str().to_owned(),
+            needs: self.lore.needs(identity, &request),
+        };
         OriginReport {
             identity: self.identity(identity),
             path: request.path.as_str().to_owned(),
@@ -93,6 +106,7 @@ impl<C: Clock> ServiceHandler<C> {
                 OnIdle::Revoke => "revoke",
             }
             .to_owned(),
+            more: more.into_iter().map(other).collect(),
         }
     }
 }

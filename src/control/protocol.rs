@@ -9,7 +9,7 @@ mod wait;
 
 use serde::{Deserialize, Serialize};
 
-pub use explain::{ExplainReport, HeldReport, Needs, NextReport, OriginReport};
+pub use explain::{ExplainReport, HeldReport, Needs, NextReport, OriginReport, OtherReport};
 pub use locks::{LockReport, LockedReport, StillLocked, UnlockedReport};
 pub use wait::{WaitReport, WaitedFile};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::core::name::{GenerationId, HandleId, Ino, SourceId};
+use crate::core::name::{FileId, GenerationId, HandleId, Ino, SourceId};
 use crate::core::source::Piece;
 use crate::core::tracked::Changes;
 use crate::core::tree::Node;
@@ -13,16 +13,29 @@ use crate::core::tree::Node;
 pub struct OpenFile<B> {
     /// Which file.
     pub ino: Ino,
-    /// What it shows.
-    pub source: SourceId,
-    /// Which part of it.
+    /// Which results it reads, one of each of its sources, in order.
+    pub parts: Vec<(SourceId, GenerationId)>,
+    /// Which part of them.
     pub piece: Piece,
-    /// Which result.
-    pub generation: GenerationId,
-    /// The bytes, until the generation ends.
+    /// The bytes, until the first of the results ends.
     pub body: Option<Arc<B>>,
     /// The kernel's number of the OPEN; 0 if unknown.
     pub request: u64,
+}
+
+impl<B> OpenFile<B> {
+    /// The file that several sources make, if it is one.
+    pub fn composed(&self) -> Option<FileId> {
+        match self.piece {
+            Piece::File(file) if self.parts.len() > 1 => Some(file),
+            Piece::File(_) | Piece::Field(_) | Piece::Values => None,
+        }
+    }
+
+    /// The results that it reads, in order.
+    pub fn generations(&self) -> Vec<GenerationId> {
+        self.parts.iter().map(|(_, generation)| *generation).collect()
+    }
 }
 
 /// An entry of an open directory.

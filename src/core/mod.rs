@@ -3,6 +3,7 @@
 
 pub mod access;
 mod bucket;
+pub mod compose;
 pub mod effect;
 pub mod engine;
 pub mod error;
@@ -12,6 +13,7 @@ pub mod listing;
 pub mod locks;
 pub mod name;
 pub mod source;
+pub mod sources;
 pub mod state;
 pub mod time;
 mod tracked;

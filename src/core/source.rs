@@ -83,6 +83,8 @@ pub enum Piece {
     File(FileId),
     /// A field that a directory shows.
     Field(String),
+    /// All values, as they came: what a file of several sources is composed of.
+    Values,
 }
 
 /// An answer of Vault, rendered.
@@ -323,6 +325,11 @@ impl<B: Body> Generation<B> {
                         _ => false,
                     }
             })
+    }
+
+    /// The bytes of one file, or why there are none; `None` if there is nothing of it.
+    pub fn body_of(&self, piece: &Piece) -> Option<Result<&Arc<B>, &Failure>> {
+        self.bodies.get(piece).map(Result::as_ref)
     }
 
     /// Whether it may be served without asking Vault.

@@ -281,6 +281,9 @@ pub(crate) struct OpenFileCell<'a> {
     pub(crate) source: SourceId,
     pub(crate) piece: Cow<'a, Piece>,
     pub(crate) generation: GenerationId,
+    /// The other sources of a file that shows several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) more: Vec<(SourceId, GenerationId)>,
     #[serde(default)]
     pub(crate) request: u64,
 }

@@ -11,6 +11,7 @@ use crate::core::access::Rule;
 use crate::core::effect::EngineHint;
 use crate::core::name::{FileId, FileName, IdentityId, Ino, SourceId, TreeId, VaultPath};
 use crate::core::source::SourcePolicy;
+use crate::core::sources::Sources;
 use crate::core::time::BootTime;
 use crate::core::tracked::Changes;
 
@@ -19,8 +20,8 @@ use crate::core::tracked::Changes;
 pub struct FileSpec {
     /// Its name.
     pub name: FileName,
-    /// What it shows.
-    pub source: SourceId,
+    /// What it shows: of one source its own rendering, of several what is composed of their values.
+    pub sources: Sources,
     /// Who may read it.
     pub rule: Rule,
     /// What becomes of it when its generation ends.

@@ -16,7 +16,7 @@ use crate::daemon::herald::Herald;
 use crate::daemon::heritage::Heritage;
 use crate::daemon::lore::PlanLore;
 use crate::daemon::stand::{Served, Stand};
-use crate::daemon::{DaemonError, driver_settings, layout, reload, system};
+use crate::daemon::{DaemonError, composer, driver_settings, layout, reload, system};
 use crate::driver::clock::SystemClock;
 use crate::driver::{Driver, Service, Unrevoked};
 use crate::fuse::adapter::{Adapter, Wiring};
@@ -86,7 +86,7 @@ impl Ground {
         let options = MountOptions { uid, gid, allow_other };
         let stand = Stand::New { point, source: source.to_owned(), options };
         let mounted = sys::unix_time();
-        let heritage = Heritage::none(layout(&plan, mounted))?;
+        let heritage = Heritage::none(layout(&plan, mounted), composer(&plan))?;
         Ground::new(plan, config, stand, heritage, mounted, losses)
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::core::compose::Compose;
 use crate::core::engine::{Engine, Layout, LayoutError};
 use crate::core::state::{RestoreError, Restored};
 use crate::core::time::{Chance, Moment};
@@ -31,6 +32,9 @@ pub(super) struct Heritage {
     /// What the predecessor has left to be done.
     pub inheritance: Inheritance,
 }
+
+/// What makes the files of several secrets.
+type Composer = Arc<dyn Compose<SecretBytes>>;
 
 /// Memory that may be there for the state.
 pub(super) enum Memory {
@@ -62,9 +66,9 @@ impl Memory {
 
 impl Heritage {
     /// Nothing, and nobody comes after.
-    pub(super) fn none(layout: Layout) -> Result<Heritage, LayoutError> {
+    pub(super) fn none(layout: Layout, composer: Composer) -> Result<Heritage, LayoutError> {
         let (seal, requests, inheritance) = (None, None, Inheritance::default());
-        Ok(Heritage { engine: anew(layout)?, seal, requests, inheritance })
+        Ok(Heritage { engine: anew(layout, composer)?, seal, requests, inheritance })
     }
 
     /// What is in the memory. What can't be used is told, and forgotten: the server begins anew. `losses` gets
@@ -72,6 +76,7 @@ impl Heritage {
     pub(super) fn take(
         mapped: Mapped,
         layout: Layout,
+        composer: Composer,
         losses: &mut Vec<String>,
     ) -> Result<Heritage, LayoutError> {
         let Mapped { state, requests } = mapped;
@@ -80,7 +85,7 @@ impl Heritage {
             Err(error) => {
                 tracing::warn!(reason = %error, "no state can be kept: a restart logs in anew");
                 losses.push(format!("no state can be kept, a restart logs in anew: {error}"));
-                let heritage = Heritage::none(layout)?;
+                let heritage = Heritage::none(layout, composer)?;
                 return Ok(Heritage { requests, ..heritage });
             }
         };
@@ -90,7 +95,7 @@ impl Heritage {
             Ok(Left { cells, mut tokens }) => {
                 let numbers = tokens.keys().copied().collect();
                 let moment = Moment { now: sys::boot_time(), chance: Chance(fastrand::u64(..)) };
-                match Engine::restore(layout.clone(), moment, cells) {
+                match Engine::restore(layout.clone(), Arc::clone(&composer), moment, cells) {
                     Ok(Restored { engine, effects, tokens: renamed, forsaken }) => {
                         let forsaken: Vec<_> = forsaken
                             .into_iter()
@@ -112,13 +117,13 @@ impl Heritage {
         };
         let (engine, inheritance, store) = match restored {
             Ok(Some((engine, inheritance))) => (engine, inheritance, store),
-            Ok(None) => (anew(layout)?, Inheritance::default(), store),
+            Ok(None) => (anew(layout, composer)?, Inheritance::default(), store),
             Err(reason) => {
                 forgotten(&reason);
                 let mut store = store;
                 store.reset();
                 let seal = Some(Seal::new(store, [], HashMap::new()));
-                let (engine, inheritance) = (anew(layout)?, Inheritance::default());
+                let (engine, inheritance) = (anew(layout, composer)?, Inheritance::default());
                 return Ok(Heritage { engine, seal, requests, inheritance });
             }
         };
@@ -129,8 +134,8 @@ impl Heritage {
 
 /// An engine that knows nothing of what there was before. Its handles have other numbers than those of all servers
 /// before it: it begins where none of them can have come to, since nobody opens a file each nanosecond.
-fn anew(layout: Layout) -> Result<Engine<SecretBytes>, LayoutError> {
-    let mut engine = Engine::new(layout)?;
+fn anew(layout: Layout, composer: Composer) -> Result<Engine<SecretBytes>, LayoutError> {
+    let mut engine = Engine::new(layout, composer)?;
     engine.number_handles_from(sys::boot_time().0);
     Ok(engine)
 }

@@ -15,7 +15,9 @@ use crate::daemon::herald::Herald;
 use crate::daemon::heritage::{Heritage, Memory};
 use crate::daemon::record::Record;
 use crate::daemon::stand::Stand;
-use crate::daemon::{DaemonError, command, end_on_panic, layout, locked_in_part, readiness, runtime, system};
+use crate::daemon::{
+    DaemonError, command, composer, end_on_panic, layout, locked_in_part, readiness, runtime, system,
+};
 use crate::fuse::kept::{Seat, Unanswered};
 use crate::keeper::Word;
 use crate::link::ServerEnd;
@@ -120,7 +122,7 @@ impl Inheritance {
             tracing::warn!(reason, "only the pages of secrets are locked in memory");
             losses.push(reason.to_owned());
         }
-        let heritage = Heritage::take(mapped, layout(&plan, mounted), &mut losses)?;
+        let heritage = Heritage::take(mapped, layout(&plan, mounted), composer(&plan), &mut losses)?;
         let unanswered = unanswered(&seat, heritage.requests.as_deref());
         if unanswered != Unanswered::Resent {
             losses.push(

@@ -315,6 +315,9 @@ impl<V: Vault, C: Clock> Work<V, C> {
                 }
             }
         }
+        if self.settings.values.contains(&fetch.source) {
+            bodies.insert(Piece::Values, Ok(Arc::new(secret.data)));
+        }
         let kind = match secret.kind {
             SecretKind::Kv { version, created, deletion } => {
                 FetchedKind::Kv { version, created, deleted: deletion.map(|at| at.to_boot_time(now, wall)) }

@@ -4,10 +4,12 @@ use leasefs::core::access::Rule;
 use leasefs::core::effect::{Attributes, Effect, Minting, NodeType, Outcome};
 use leasefs::core::engine::{Effects, Layout, Reader, Settlement};
 use leasefs::core::error::FsError;
-use leasefs::core::name::{Ino, SourceId};
+use leasefs::core::name::{FileId, Ino, SourceId};
 use leasefs::core::source::{Piece, SourcePolicy};
+use leasefs::core::sources::Sources;
 use leasefs::core::time::BootTime;
 
+use crate::composer;
 use crate::vault::Vault;
 use crate::world::{Issue, TestBody, World};
 
@@ -24,11 +26,12 @@ pub fn all(world: &mut World) {
     at_most_two_generations(world);
     each_thing_has_one_wake(world);
     wakes_are_in_time(world);
+    nothing_composed_outlives_its_parts(world);
     memory_is_what_is_held(world);
     the_bucket_holds(world);
 }
 
-type Answers = Vec<(leasefs::core::name::HandleId, Result<usize, FsError>)>;
+type Answers = Vec<(leasefs::core::name::HandleId, Result<Vec<usize>, FsError>)>;
 
 /// Reads every handle, and checks whose bytes it gets.
 fn what_handles_read(world: &World) -> Answers {
@@ -39,7 +42,7 @@ fn what_handles_read(world: &World) -> Answers {
             assert_eq!(body.piece, held.piece, "the bytes of another file");
             assert_eq!(body.path, held.path, "the bytes of another secret");
         }
-        answers.push((*handle, read.map(|body| body.issue)));
+        answers.push((*handle, read.map(|body| body.issues.clone())));
     }
     answers
 }
@@ -48,7 +51,7 @@ fn what_handles_read(world: &World) -> Answers {
 /// was told says otherwise. Whether or not anybody ticked.
 fn no_byte_after_the_end(world: &World, answers: &Answers) {
     for (handle, answer) in answers {
-        if let Ok(issue) = answer {
+        for issue in answer.iter().flatten() {
             assert_alive(world, *issue, &format!("{handle:?}"));
         }
     }
@@ -84,21 +87,25 @@ fn a_handle_keeps_its_generation(world: &mut World, answers: &Answers) {
     for (handle, answer) in answers {
         let Some(held) = world.handles.get_mut(handle) else { continue };
         match answer {
-            Ok(issue) => {
+            Ok(issues) => {
                 assert!(!held.ended, "{handle:?} came back from the dead");
-                assert_eq!(*issue, held.issue, "{handle:?} reads another generation");
+                assert_eq!(*issues, held.issues, "{handle:?} reads another generation");
             }
             Err(FsError::GenerationEnded) if held.ended => {}
             Err(FsError::GenerationEnded) => {
                 held.ended = true;
-                let issue = &world.issues[held.issue];
-                let token = world.token_ends.get(&issue.with).map_or(BootTime(0), |ends| ends.1);
-                let soonest = issue.end.1.min(token);
-                let excused = issue.excuse.is_some() || issue.newer > 1 || world.stopped;
+                // It ends with the first of its sources.
+                let has_a_reason = held.issues.iter().any(|index| {
+                    let issue = &world.issues[*index];
+                    let token = world.token_ends.get(&issue.with).map_or(BootTime(0), |ends| ends.1);
+                    let soonest = issue.end.1.min(token);
+                    world.now >= soonest || issue.excuse.is_some() || issue.newer > 1
+                });
                 assert!(
-                    world.now >= soonest || excused,
-                    "{handle:?} ended for no reason at {:?}, before {soonest:?}: {issue:?}",
-                    world.now
+                    has_a_reason || world.stopped,
+                    "{handle:?} ended for no reason at {:?}: {:?}",
+                    world.now,
+                    held.issues.iter().map(|index| &world.issues[*index]).collect::<Vec<_>>()
                 );
             }
             Err(error) => panic!("{handle:?}: {error}"),
@@ -130,7 +137,8 @@ fn nothing_locked_is_shown(world: &World, answers: &Answers) {
 /// Whether each name that shows something of a source is locked.
 pub fn is_shut(world: &World, source: SourceId, path: &str) -> bool {
     let layout = &world.layout;
-    let files = layout.files.iter().filter(|file| file.source == source).map(|file| file.name.to_string());
+    let files =
+        layout.files.iter().filter(|file| file.sources.contains(source)).map(|file| file.name.to_string());
     let dirs = layout.field_dirs.iter().filter(|dir| dir.source == source).map(|dir| dir.name.to_string());
     let tree = &layout.trees[0];
     let below = path.strip_prefix(tree.prefix.as_str()).map(|rest| format!("{}{rest}", tree.name));
@@ -149,8 +157,10 @@ fn the_page_cache_gets_the_current_generation(world: &World) {
     for (handle, held) in &world.handles {
         let Ok(body) = world.engine.read(world.now, *handle, Reader::PageCache) else { continue };
         assert_eq!(body.piece, held.piece);
-        assert_eq!(world.current.get(&held.source), Some(&body.issue));
-        assert_alive(world, body.issue, "the page cache");
+        for issue in &body.issues {
+            assert_eq!(world.current.get(&world.issues[*issue].source), Some(issue));
+            assert_alive(world, *issue, "the page cache");
+        }
     }
 }
 
@@ -206,11 +216,22 @@ pub fn wiped_after_tick(world: &World) {
     }
 }
 
+/// What was composed is dropped with the first of the answers that it was made of.
+fn nothing_composed_outlives_its_parts(world: &World) {
+    for entry in world.ledger.held() {
+        for issue in &entry.issues {
+            assert!(world.living.contains(issue), "{entry:?} is held, {:?} is gone", world.issues[*issue]);
+        }
+    }
+}
+
 /// The books on memory are right, and within the limit.
 fn memory_is_what_is_held(world: &World) {
     let bodies: u64 = world.living.iter().map(|index| world.issues[*index].held()).sum();
+    let composed: u64 = world.ledger.held().iter().map(|entry| entry.size).sum();
     let lists = world.engine.census().list_bytes;
-    assert_eq!(world.engine.memory(), bodies + lists, "{bodies} of secrets and {lists} of lists");
+    let held = bodies + composed + lists;
+    assert_eq!(world.engine.memory(), held, "{bodies} of secrets, {composed} composed, {lists} of lists");
     assert!(world.engine.memory() <= world.layout.settings.max_memory);
 }
 
@@ -253,6 +274,12 @@ pub fn no_size_is_made_up(world: &World, attributes: &Attributes) {
     if attributes.node_type == NodeType::Directory || attributes.size == 0 {
         return;
     }
+    if let Some((file, sources)) = composed_at(world, attributes.ino) {
+        let current = sources.iter().map(|source| world.issues[world.current[&source]].content);
+        let size = composer::size_of(composer::joined(current), file);
+        assert_eq!(Some(attributes.size), size, "a size that no generation has: {attributes:?}");
+        return;
+    }
     let shown = world.living.iter().any(|index| {
         let issue = &world.issues[*index];
         world.current.get(&issue.source) == Some(index)
@@ -277,8 +304,9 @@ fn place(world: &World, ino: Ino) -> Option<Place> {
     let layout = &world.layout;
     for (index, file) in layout.files.iter().enumerate() {
         if file.name.as_str() == name {
-            let path = layout.sources[file.source.0 as usize].request.path.as_str().to_owned();
-            let piece = Piece::File(leasefs::core::name::FileId(index as u32));
+            let path = |id: SourceId| layout.sources[id.0 as usize].request.path.as_str().to_owned();
+            let path = file.sources.iter().map(path).collect::<Vec<_>>().join("+");
+            let piece = Piece::File(FileId(index as u32));
             return Some(Place { rule: file.rule, path, piece });
         }
     }
@@ -298,6 +326,13 @@ fn place(world: &World, ino: Ino) -> Option<Place> {
     let field = field.strip_prefix('#').unwrap_or(field);
     let path = format!("{}{below}", tree.prefix);
     Some(Place { rule: tree.rule, path, piece: Piece::Field(field.to_owned()) })
+}
+
+/// The file of several sources that lies under a path, and its sources.
+fn composed_at(world: &World, ino: Ino) -> Option<(FileId, Sources)> {
+    let name = world.path(ino);
+    let (index, file) = world.layout.files.iter().enumerate().find(|(_, file)| file.name.as_str() == name)?;
+    file.sources.are_several().then(|| (FileId(index as u32), file.sources.clone()))
 }
 
 /// Who may read a file.
@@ -352,7 +387,7 @@ pub fn all_is_settled(world: &World, settlement: &Settlement) {
 
 /// Stopped, and all answers in: nothing is held and nothing is expected.
 pub fn nothing_is_left(world: &World) {
-    assert_eq!(world.living.len(), 0);
+    assert_eq!((world.living.len(), world.ledger.held().len()), (0, 0));
     assert!(world.engine.settlement(world.now).minting.is_empty());
     assert_eq!(world.engine.memory(), world.engine.census().list_bytes);
 }

@@ -12,7 +12,9 @@ use leasefs::core::identity::TokenTerms;
 use leasefs::core::listing::Keys;
 use leasefs::core::name::{FileId, RequestId, SourceId};
 use leasefs::core::source::{Fetched, FetchedKind, Piece, lease_end, static_end};
+use leasefs::core::sources::Sources;
 use leasefs::core::time::{BootTime, Moment, UnixTime};
+use leasefs::core::tree::FileSpec;
 
 use crate::checks;
 use crate::layout::is_user_s;
@@ -300,19 +302,23 @@ impl World {
         names: Vec<String>,
     ) -> Fetched<TestBody> {
         let issue = self.issues.len();
-        let files = self.layout.files.iter().enumerate().filter(|(_, file)| file.source == source);
+        let shows = |file: &FileSpec| file.sources == Sources::one(source);
+        let files = self.layout.files.iter().enumerate().filter(|(_, file)| shows(file));
         let files = files.map(|(index, _)| Piece::File(FileId(index as u32)));
-        let pieces: Vec<Piece> = files.chain(names.into_iter().map(Piece::Field)).collect();
+        let has_part = |file: &FileSpec| file.sources.are_several() && file.sources.contains(source);
+        let values = self.layout.files.iter().any(has_part).then_some(Piece::Values);
+        let pieces: Vec<Piece> = files.chain(names.into_iter().map(Piece::Field)).chain(values).collect();
         let unrenderable = if self.weather == Weather::Foul { self.rng.usize(..40) } else { usize::MAX };
         let bodies: BTreeMap<Piece, Result<Arc<TestBody>, Failure>> = pieces
             .into_iter()
             .enumerate()
             .map(|(index, piece)| {
-                if index == unrenderable && index > 0 {
+                if index == unrenderable && index > 0 && piece != Piece::Values {
                     return (piece, Err(Failure::new(Fault::Unusable, "the model can't render it")));
                 }
                 let size = 20 + (content * 7 + index as u64 * 3) % 40;
-                let body = TestBody { issue, path: path.to_owned(), content, piece: piece.clone(), size };
+                let (issues, path) = (vec![issue], path.to_owned());
+                let body = TestBody { issues, path, content, piece: piece.clone(), size, note: None };
                 (piece, Ok(Arc::new(body)))
             })
             .collect();

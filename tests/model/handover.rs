@@ -117,8 +117,11 @@ impl World {
         let after = all_cells(&self.engine);
         kept_cells_are_the_same(&before, &after);
         for (then, now) in status.files.iter().zip(&self.engine.status(self.now).files) {
+            // What was composed and nobody has open is composed again when it is asked for.
+            let again = then.path.contains(", ") && now.size.is_none();
+            let size = if again { None } else { then.size };
             assert_eq!(
-                (&then.name, then.size, then.version, then.issued, then.expires, &then.lease, then.readers),
+                (&then.name, size, then.version, then.issued, then.expires, &then.lease, then.readers),
                 (&now.name, now.size, now.version, now.issued, now.expires, &now.lease, now.readers)
             );
             assert_eq!((then.vanished, then.kind), (now.vanished, now.kind), "{}", then.name);
@@ -132,7 +135,8 @@ impl World {
     pub fn replace_engine(&mut self, layout: Layout) -> Vec<Forsaken> {
         self.seal();
         let (at, locks) = (self.at(), self.engine.locks().clone());
-        let restored = Engine::restore(layout.clone(), at, self.stored()).expect("it was just written");
+        let restored = Engine::restore(layout.clone(), Arc::new(self.ledger.clone()), at, self.stored())
+            .expect("it was just written");
         let Restored { mut engine, effects, tokens, forsaken } = restored;
         engine.restore_locks(locks);
         self.say(|| "handover".to_owned());

@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, TestError, TestRunner};
 
 use crate::checks;
 use crate::handover::Losses;
-use crate::layout::{FILES, LOCKS, NAMES, VISITS, layout, vault};
+use crate::layout::{LOCKS, NAMES, VISITS, layout, vault, with_composed};
 use crate::vault::Engine;
 use crate::world::{Pace, Weather, World};
 
@@ -144,6 +144,9 @@ fn world(seed: u64) -> World {
     let max = lease * [1, 2, 5][rng.usize(..3)];
     let ttl = seconds([10, 60, 600, 3600, 3600, 36_000][rng.usize(..6)]);
     let mut layout = layout(policy, max_memory);
+    if rng.u32(..3) > 0 {
+        layout = with_composed(layout);
+    }
     if layout.trees[0].policy.renew == Renew::Required {
         // Names that nobody declared can't be required.
         layout.trees[0].policy.renew = Renew::InUse;
@@ -159,8 +162,8 @@ fn world(seed: u64) -> World {
 fn run(seed: u64, steps: &[Step]) {
     let mut world = world(seed);
     world.start();
-    for file in FILES {
-        let _ = world.walk(file);
+    for file in world.files() {
+        let _ = world.walk(&file);
     }
     for name in ["fields", "cloud.d", "kv"] {
         let _ = world.walk(name);
@@ -177,8 +180,8 @@ fn end(mut world: World) {
         rest(&mut world);
     }
     world.stop();
-    for (name, ino) in FILES.map(|name| (name, world.walk(name))) {
-        if let Ok(ino) = ino {
+    for name in world.files() {
+        if let Ok(ino) = world.walk(&name) {
             assert!(checks::done(world.open(3, ino)).is_err(), "{name} opens after the end");
         }
     }
@@ -241,7 +244,8 @@ fn perform(world: &mut World, step: &Step) {
             let _ = world.open(*who, ino);
         }
         Step::OpenDeclared { file } => {
-            if let Ok(ino) = world.walk(FILES[usize::from(*file) % FILES.len()]) {
+            let files = world.files();
+            if let Ok(ino) = world.walk(&files[usize::from(*file) % files.len()]) {
                 let _ = world.open(0, ino);
             }
         }

@@ -8,6 +8,7 @@ use leasefs::core::effect::{EngineHint, ReadRequest};
 use leasefs::core::engine::{Layout, Settings};
 use leasefs::core::name::{FileName, IdentityId, SourceId, VaultPath};
 use leasefs::core::source::{LeaseSettings, OnIdle, Renew, SourcePolicy, SourceSpec};
+use leasefs::core::sources::Sources;
 use leasefs::core::time::{BootTime, UnixTime};
 use leasefs::core::tree::{FieldDirSpec, FileSpec, OnExpiry, TreeSpec};
 
@@ -47,7 +48,7 @@ fn read(path: &str, engine: EngineHint) -> ReadRequest {
 }
 
 fn file(name: &str, source: SourceId, rule: Rule, on_expiry: OnExpiry) -> FileSpec {
-    FileSpec { name: FileName::new(name).expect("a name"), source, rule, on_expiry }
+    FileSpec { name: FileName::new(name).expect("a name"), sources: Sources::one(source), rule, on_expiry }
 }
 
 /// The layout; `policy` draws the policy of each source.
@@ -106,6 +107,22 @@ pub fn layout(mut policy: impl FnMut() -> SourcePolicy, max_memory: u64) -> Layo
     }
 }
 
+/// Files of several sources besides: of a credential and KV, of three kinds, of KV alone.
+pub fn with_composed(mut layout: Layout) -> Layout {
+    let several = |numbers: &[u32]| Sources::several(numbers.iter().copied().map(SourceId));
+    for (name, sources, rule, on_expiry) in [
+        ("db/mixed", &[0, 1][..], rule(10, 20, 0o440), OnExpiry::Refetch),
+        ("three", &[3, 6, 2], rule(10, 10, 0o444), OnExpiry::Vanish),
+        ("both.json", &[1, 4], rule(10, 20, 0o440), OnExpiry::Refetch),
+        ("static.json", &[4, 5], rule(10, 10, 0o400), OnExpiry::Refetch),
+    ] {
+        let (name, sources) = (FileName::new(name).expect("a name"), several(sources).expect("several"));
+        layout.files.push(FileSpec { name, sources, rule, on_expiry });
+        layout.renderings.push("joined".to_owned());
+    }
+    layout
+}
+
 /// A server that holds what the layout names.
 pub fn vault(lease: (Duration, Duration), token: (Duration, Duration)) -> Vault {
     let mut vault = Vault { token_ttl: token, token_renewable: token.0 < token.1, ..Vault::default() };
@@ -143,7 +160,11 @@ pub fn vault(lease: (Duration, Duration), token: (Duration, Duration)) -> Vault 
 }
 
 /// All names that the kernel may look up.
-pub const NAMES: [&str; 21] = [
+pub const NAMES: [&str; 25] = [
+    "mixed",
+    "three",
+    "both.json",
+    "static.json",
     "db",
     "password",
     "dsn",
@@ -167,16 +188,16 @@ pub const NAMES: [&str; 21] = [
     "#x",
 ];
 
-/// The declared files.
-pub const FILES: [&str; 8] =
-    ["db/password", "db/dsn", "weather.json", "plain", "tls/tls.crt", "all.json", "db/static", "cloud"];
-
 /// Names that an operator may lock.
 pub const LOCKS: [&str; 10] =
     ["", "db", "db/password", "weather.json", "fields", "kv", "kv/same", "kv/a/k1", "cloud", "all.json"];
 
 /// Files that a program may walk to.
-pub const VISITS: [&str; 14] = [
+pub const VISITS: [&str; 18] = [
+    "db/mixed",
+    "three",
+    "both.json",
+    "static.json",
     "db/password",
     "db/dsn",
     "weather.json",

@@ -100,13 +100,18 @@ fn without(layout: &mut Layout, gone: SourceId) {
         }
     };
     layout.sources.remove(gone.0 as usize);
-    let kept: Vec<bool> = layout.files.iter().map(|file| file.source != gone).collect();
+    let kept: Vec<bool> = layout.files.iter().map(|file| !file.sources.contains(gone)).collect();
     let mut keep = kept.iter();
     layout.files.retain(|_| *keep.next().expect("one for each"));
     let mut keep = kept.iter();
     layout.renderings.retain(|_| *keep.next().expect("one for each"));
     layout.field_dirs.retain(|dir| dir.source != gone);
-    layout.files.iter_mut().for_each(|file| moved(&mut file.source));
+    layout.files.iter_mut().for_each(|file| {
+        file.sources = file.sources.map(|mut id| {
+            moved(&mut id);
+            id
+        })
+    });
     layout.field_dirs.iter_mut().for_each(|dir| moved(&mut dir.source));
 }
 
@@ -124,7 +129,8 @@ fn in_another_order_everything_goes_on() {
         let turn = |identity: &mut IdentityId| identity.0 = 1 - identity.0;
         layout.sources.iter_mut().for_each(|source| turn(&mut source.identity));
         layout.trees.iter_mut().for_each(|tree| turn(&mut tree.identity));
-        layout.files.iter_mut().for_each(|file| file.source.0 = last - file.source.0);
+        let turned = |id: SourceId| SourceId(last - id.0);
+        layout.files.iter_mut().for_each(|file| file.sources = file.sources.map(turned));
         layout.field_dirs.iter_mut().for_each(|dir| dir.source.0 = last - dir.source.0);
     });
     assert_eq!(before.dropped(), []);
@@ -196,7 +202,7 @@ fn a_file_of_another_name_is_another_file() {
 #[test]
 fn a_file_that_shows_another_source_by_now_shows_nothing_of_the_former() {
     let mut before = Before::new();
-    before.hand_over(|layout| layout.files[2].source = SourceId(2));
+    before.hand_over(|layout| layout.files[2].sources = SourceId(2).into());
     assert_eq!(before.reads()[1], Err(FsError::GenerationEnded));
     assert!(before.dropped().contains(&("secret/weather".to_owned(), Change::FileGone)));
 }
@@ -288,9 +294,9 @@ fn a_new_file_of_a_new_source_changes_nothing_for_the_others() {
         let mut source = layout.sources[1].clone();
         source.request.path = leasefs::core::name::VaultPath::new("secret/fields").unwrap();
         source.request.version = Some(1);
-        (file.name, file.source) = (name("pinned"), SourceId(0));
+        (file.name, file.sources) = (name("pinned"), SourceId(0).into());
         layout.sources.insert(0, source);
-        layout.files.iter_mut().for_each(|file| file.source.0 += 1);
+        layout.files.iter_mut().for_each(|file| file.sources = file.sources.map(|id| SourceId(id.0 + 1)));
         layout.field_dirs.iter_mut().for_each(|dir| dir.source.0 += 1);
         layout.files.insert(0, file);
         layout.renderings.insert(0, "raw".to_owned());

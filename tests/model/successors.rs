@@ -1,5 +1,6 @@
 //! A successor goes on where its predecessor was killed: one story each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use leasefs::core::effect::{Answer, Effect, End, NodeType, Outcome, Report};
@@ -474,7 +475,8 @@ fn full() -> (World, Vec<(Key, Stored<TestBody>)>) {
 
 fn restore(world: &World, cells: Vec<(Key, Stored<TestBody>)>) -> Result<Engine<TestBody>, RestoreError> {
     let at = Moment { now: world.now, chance: Chance(1) };
-    Engine::restore(world.layout.clone(), at, cells).map(|restored| restored.engine)
+    Engine::restore(world.layout.clone(), Arc::new(world.ledger.clone()), at, cells)
+        .map(|restored| restored.engine)
 }
 
 fn with(world: &World, at: usize, change: impl Fn(&str) -> String) -> Option<Vec<(Key, Stored<TestBody>)>> {

@@ -4,8 +4,8 @@
 //! of each answer, so that `checks` can compare.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use leasefs::core::access::{Caller, Groups, Mode, Rule};
@@ -21,6 +21,7 @@ use leasefs::core::state::Key;
 use leasefs::core::time::{BootTime, Chance, Moment};
 
 use crate::checks;
+use crate::composer::{Ledger, Note};
 use crate::driver::{Event, Step};
 use crate::handover::Cell;
 use crate::vault::Vault;
@@ -31,9 +32,9 @@ pub static TRACE: AtomicBool = AtomicBool::new(false);
 /// The bytes of a file: what they are of, instead of what they are.
 #[derive(Debug)]
 pub struct TestBody {
-    /// Which answer of Vault they came in.
-    pub issue: usize,
-    /// Of which path.
+    /// Which answers of Vault they came in; of a file of one source it is one.
+    pub issues: Vec<usize>,
+    /// Of which path; of several sources all of them.
     pub path: String,
     /// Which value.
     pub content: u64,
@@ -41,6 +42,9 @@ pub struct TestBody {
     pub piece: Piece,
     /// How many.
     pub size: u64,
+    /// What was composed stands in the books until it is dropped.
+    #[expect(dead_code, reason = "it is dropped with the bytes")]
+    pub note: Option<Note>,
 }
 
 impl Body for TestBody {
@@ -103,10 +107,8 @@ impl Issue {
 pub struct Held {
     /// Which file.
     pub ino: Ino,
-    /// What it shows.
-    pub source: SourceId,
-    /// Which answer it was opened on.
-    pub issue: usize,
+    /// Which answers it was opened on.
+    pub issues: Vec<usize>,
     /// Of which path in Vault.
     pub path: String,
     /// Which part.
@@ -217,6 +219,8 @@ pub enum Pace {
 pub struct World {
     /// The engine under test.
     pub engine: Engine<TestBody>,
+    /// What it has made of several sources.
+    pub ledger: Ledger,
     /// What it was made from.
     pub layout: Layout,
     /// The truth.
@@ -299,7 +303,9 @@ pub struct World {
 impl World {
     /// A world in which nothing has happened.
     pub fn new(layout: Layout, vault: Vault, seed: u64) -> World {
-        let engine = Engine::new(layout.clone()).expect("the layout is good");
+        let ledger = Ledger::default();
+        let composer = Arc::new(ledger.clone());
+        let engine = Engine::new(layout.clone(), composer).expect("the layout is good");
         let root = KernelNode {
             parent: Ino::ROOT,
             name: String::new(),
@@ -309,6 +315,7 @@ impl World {
         };
         World {
             engine,
+            ledger,
             layout,
             vault,
             now: BootTime(1_000_000_000_000),
@@ -752,15 +759,17 @@ impl World {
     pub fn opened(&mut self, opened: Opened, who: u8, request: u64) {
         let read = self.engine.read(self.now, opened.handle, Reader::Handle);
         let body = read.unwrap_or_else(|error| panic!("{opened:?} was dead when it was opened: {error}"));
-        let issue = &self.issues[body.issue];
-        let source = issue.source;
+        let (ino, path, piece, issues) =
+            (opened.ino, body.path.clone(), body.piece.clone(), body.issues.clone());
+        let held = Held { ino, issues, path, piece, ended: false, who, request };
         if self.is_reconfigured {
-            let (ino, path, piece) = (opened.ino, body.path.clone(), body.piece.clone());
-            let held = Held { ino, source, issue: body.issue, path, piece, ended: false, who, request };
             self.handles.insert(opened.handle, held);
             return;
         }
-        assert_eq!(self.current.get(&source), Some(&body.issue), "an open got an old generation");
+        for issue in &body.issues {
+            let source = self.issues[*issue].source;
+            assert_eq!(self.current.get(&source), Some(issue), "an open got an old generation");
+        }
         if opened.forget_attributes
             && let Some(node) = self.kernel.get_mut(&opened.ino)
         {
@@ -771,10 +780,7 @@ impl World {
         {
             assert_eq!(size, body.size, "the kernel believes another size of {opened:?}");
         }
-        let piece = body.piece.clone();
         checks::body_is_of(self, opened.ino, &body);
-        let (path, ino) = (body.path.clone(), opened.ino);
-        let held = Held { ino, source, issue: body.issue, path, piece, ended: false, who, request };
         let before = self.handles.insert(opened.handle, held);
         assert!(before.is_none(), "a handle's number was used twice");
     }
@@ -805,6 +811,11 @@ impl World {
         }
         names.reverse();
         names.join("/")
+    }
+
+    /// The declared files.
+    pub fn files(&self) -> Vec<String> {
+        self.layout.files.iter().map(|file| file.name.to_string()).collect()
     }
 
     /// A number for the kernel's next request.

@@ -94,7 +94,8 @@ impl<V: Vault + Clone> World<V> {
         let plan = config::parse(&text, "conversation.toml".as_ref(), &environment)
             .unwrap_or_else(|complaints| panic!("{complaints}"));
         let clock = TestClock { began: Instant::now() };
-        let engine = Engine::new(layout(&plan, leasefs::sys::unix_time())).expect("names don't clash");
+        let engine = Engine::new(layout(&plan, leasefs::sys::unix_time()), leasefs::daemon::composer(&plan))
+            .expect("names don't clash");
         let (service, inbox) = Service::new(engine, clock);
         let forgotten = Forgotten::default();
         let settings = driver_settings(&plan);

@@ -9,6 +9,7 @@ use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, SourceId};
 use crate::core::source::SourceSpec;
+use crate::core::sources::Sources;
 use crate::core::tree::TreeSpec;
 use crate::render::{self, RenderError};
 use crate::secret::SecretBytes;
@@ -244,7 +245,9 @@ impl<'a> Located<'a> {
             Err(failure) => return self.check.fail(failure),
         };
         self.check.readable = Readable::Yes;
-        for FilePlan { spec, format } in plan.files.iter().filter(|file| file.spec.source == id) {
+        for FilePlan { spec, format } in
+            plan.files.iter().filter(|file| file.spec.sources == Sources::one(id))
+        {
             if let Err(error) = render::file(&secret.data, format) {
                 let known = fields_for(&error, &secret.data);
                 self.check.flaw(format!("{}: {error}{known}", spec.name));

@@ -308,7 +308,7 @@ pub(super) fn is_outage(fault: Fault) -> bool {
 
 /// The names under which a source is shown.
 pub(super) fn names_of_source(plan: &MountPlan, id: SourceId) -> Vec<String> {
-    let files = plan.files.iter().filter(|file| file.spec.source == id);
+    let files = plan.files.iter().filter(|file| file.spec.sources.contains(id));
     let dirs = plan.field_dirs.iter().filter(|dir| dir.source == id);
     files
         .map(|file| file.spec.name.as_str().to_owned())

@@ -289,7 +289,7 @@ fn directories_are_files_of_one_source_or_all_fields() {
     let names: Vec<&str> = plan.files.iter().map(|file| file.spec.name.as_str()).collect();
     assert_eq!(names, ["b", "c", "d", "tls/tls.key", "tls/pem/tls.crt"]);
     assert_eq!(plan.files[3].format, Format::Raw { field: "private_key".to_owned() });
-    assert_eq!(plan.files[3].spec.source, plan.files[4].spec.source);
+    assert_eq!(plan.files[3].spec.sources.first(), plan.files[4].spec.sources.first());
     let shown: Vec<(&str, bool)> =
         plan.sources.iter().map(|source| (source.request.path.as_str(), source.fields)).collect();
     let expected = [

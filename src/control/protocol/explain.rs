@@ -73,6 +73,18 @@ pub struct OriginReport {
     pub idle_timeout_seconds: Option<u64>,
     /// What becomes of a lease that is not in use any more: `lapse` or `revoke`.
     pub on_idle: String,
+    /// The other secrets of a file that shows several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<OtherReport>,
+}
+
+/// Another secret of a file that shows several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherReport {
+    /// The path, as it was configured.
+    pub path: String,
+    /// What the policy of the identity has to allow; `None`: Vault was not asked yet which engine it is.
+    pub needs: Option<Needs>,
 }
 
 /// What a policy has to allow.
@@ -87,6 +99,12 @@ pub struct Needs {
 /// One result that is held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldReport {
+    /// Of which path; only of a file that shows several secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Whether it was replaced already, and only those read it who had opened it before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
     /// When it was issued, as RFC 3339.
     pub issued: String,
     /// When it ends, if nothing extends it; `None`: never.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::core::access::{Caller, Verdict, may_read};
 use crate::core::effect::{Answer, Credential, Effect, End, Outcome};
+use crate::core::engine::composing::{Showing, View};
 use crate::core::engine::explain::{Kind, Upcoming};
 use crate::core::engine::leases::{Retiring, Revocation};
 use crate::core::engine::waiting::Operation;
@@ -12,8 +13,8 @@ use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, FsError};
 use crate::core::identity::{LoginState, TokenNext};
-use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId, Ticket};
-use crate::core::source::{Body, Fetch, Generation, Next, Piece, Renew, Source, Validity};
+use crate::core::name::{GenerationId, HandleId, IdentityId, Ino, LeaseId, SourceId, Ticket};
+use crate::core::source::{Body, Fetch, Generation, Next, Renew, Source, Validity};
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tree::Node;
 
@@ -55,19 +56,19 @@ pub struct FileStatus {
     pub name: String,
     /// How it stands.
     pub state: State,
-    /// What it reads.
+    /// What it reads; of several secrets all paths, with a comma in between.
     pub path: String,
     /// Who reads it.
     pub identity: IdentityId,
     /// Bytes, if it can be read.
     pub size: Option<u64>,
-    /// KV v2: which version.
+    /// KV v2: which version; none of several secrets.
     pub version: Option<u64>,
     /// When the current generation was issued.
     pub issued: Option<UnixTime>,
     /// When it ends, if nothing extends it.
     pub expires: Option<BootTime>,
-    /// Its lease.
+    /// Its lease; of several secrets that of the one that ends first.
     pub lease: Option<LeaseId>,
     /// How many handles are open, on both generations.
     pub readers: usize,
@@ -233,43 +234,79 @@ impl<B: Body> Engine<B> {
     }
 
     pub(super) fn file_status(&self, now: BootTime, ino: Ino) -> Option<FileStatus> {
-        let (id, piece, _) = self.file_of(ino)?;
-        let source = self.sources.get(&id)?;
+        let view = self.file_of(ino)?;
+        let sources: Vec<&Source<B>> =
+            view.sources.iter().map(|id| self.sources.get(&id)).collect::<Option<_>>()?;
         let lock = self.lock_of(ino);
-        let live = self.live(now, id).filter(|_| lock.is_none());
-        let readers = [&source.current, &source.previous]
-            .into_iter()
-            .flatten()
-            .flat_map(|one| &one.handles)
-            .filter(|handle| self.handles.file(**handle).is_some_and(|file| file.ino == ino))
-            .count();
+        let showing = self.showing(now, &view).filter(|_| lock.is_none());
+        let live = showing.as_ref();
+        // What ends first decides when the file does.
+        let decides = live.and_then(|showing| {
+            showing.parts.iter().map(|(id, one)| (*id, *one)).min_by_key(|(_, one)| self.end_of(one))
+        });
+        let one = decides.map(|(_, one)| one);
+        let paths: Vec<&str> = sources.iter().map(|source| source.spec.request.path.as_str()).collect();
         Some(FileStatus {
             name: self.tree.path(ino),
-            state: lock.map_or_else(|| state_of(source, live, &piece, now), |_| State::Locked),
-            path: source.spec.request.path.as_str().to_owned(),
-            identity: source.spec.identity,
-            size: live.and_then(|one| one.bodies.get(&piece)?.as_ref().ok()).map(|body| body.size()),
-            version: live.and_then(version_of),
-            issued: live.map(|one| one.issued),
-            expires: live.map(|one| self.end_of(one)).filter(|end| *end != BootTime::NEVER),
-            lease: live.and_then(|one| one.lease().map(|lease| lease.id.clone())),
-            readers,
+            state: lock.map_or_else(|| self.state_of(now, &sources, live), |_| State::Locked),
+            path: paths.join(", "),
+            identity: sources.first()?.spec.identity,
+            size: live.and_then(Showing::bytes).map(|body| body.size()),
+            version: one.filter(|_| !view.sources.are_several()).and_then(version_of),
+            issued: live.and_then(Showing::issued),
+            expires: one.map(|one| self.end_of(one)).filter(|end| *end != BootTime::NEVER),
+            lease: one.and_then(|one| one.lease().map(|lease| lease.id.clone())),
+            readers: self.readers_of(ino, &sources),
             error: match lock {
                 Some(lock) => Some(lock.reason.clone()),
-                None => error_of(source, live, &piece).map(|failure| failure.reason.clone()),
+                None => error_of(&sources, live).map(|failure| failure.reason.clone()),
             },
             vanished: self.vanished.contains_key(&ino),
-            required: source.spec.policy.renew == Renew::Required,
-            kind: live.map(Kind::of),
-            duration: live.and_then(|one| one.lease().map(|lease| lease.duration)),
-            next: self.upcoming(now, id),
+            required: sources.iter().any(|source| source.spec.policy.renew == Renew::Required),
+            kind: one.map(Kind::of),
+            duration: one.and_then(|one| one.lease().map(|lease| lease.duration)),
+            next: self.upcoming(now, decides.map_or(view.sources.first(), |(id, _)| id)),
         })
+    }
+
+    /// How many handles of a file read something.
+    fn readers_of(&self, ino: Ino, sources: &[&Source<B>]) -> usize {
+        let generations = sources.iter().flat_map(|source| [&source.current, &source.previous]).flatten();
+        let handles: BTreeSet<HandleId> = generations.flat_map(|one| one.handles.iter().copied()).collect();
+        let of_file = |handle: &HandleId| self.handles.file(*handle).is_some_and(|file| file.ino == ino);
+        handles.into_iter().filter(of_file).count()
+    }
+
+    fn state_of(&self, now: BootTime, sources: &[&Source<B>], live: Option<&Showing<'_, B>>) -> State {
+        let failed = sources.iter().any(|source| source.failure.is_some());
+        let Some(showing) = live else {
+            let failed = sources.iter().any(|source| source.failure.is_some() && !self.has_live(now, source));
+            return if failed { State::Failed } else { State::Idle };
+        };
+        let renews = |one: &Generation<B>| {
+            one.lease().is_some_and(|lease| matches!(lease.next, Next::Renewing { .. }))
+        };
+        let renewing = showing.parts.iter().any(|(_, one)| renews(one))
+            || sources.iter().any(|source| source.fetch != Fetch::Idle);
+        let fresh = showing.parts.iter().all(|(_, one)| one.is_fresh(now));
+        match showing.body {
+            Some(Err(_)) => State::Failed,
+            None if sources.len() == 1 => State::Failed,
+            // Of several secrets it may not be composed yet.
+            Some(Ok(_)) | None if renewing => State::Renewing,
+            Some(Ok(_)) | None if !fresh && failed => State::Stale,
+            Some(Ok(_)) | None => State::Live,
+        }
+    }
+
+    fn has_live(&self, now: BootTime, source: &Source<B>) -> bool {
+        source.current.as_ref().is_some_and(|current| now < self.end_of(current))
     }
 
     /// The value of an extended attribute, for a caller who may read the file, or the file in a directory
     /// that it is about.
     pub fn xattr(&self, now: BootTime, caller: &Caller, ino: Ino, name: &str) -> Outcome<XattrValue> {
-        let Some((_, _, rule)) = self.file_of(ino) else {
+        let Some(View { rule, .. }) = self.file_of(ino) else {
             return self.directory_xattr(now, caller, ino, name);
         };
         match may_read(caller, &rule) {
@@ -364,8 +401,8 @@ impl<B: Body> Engine<B> {
     /// Ends the generations of these files, here and in Vault. The next open fetches anew.
     pub fn revoke(&mut self, at: Moment, files: &[Ino]) -> (usize, Effects) {
         self.run(at, |engine, fx| {
-            let sources: BTreeSet<SourceId> =
-                files.iter().filter_map(|ino| Some(engine.file_of(*ino)?.0)).collect();
+            let views: Vec<View> = files.iter().filter_map(|ino| engine.file_of(*ino)).collect();
+            let sources: BTreeSet<SourceId> = views.iter().flat_map(|view| view.sources.iter()).collect();
             let sources: Vec<SourceId> = sources.into_iter().collect();
             let ended = engine.generations_of(&sources);
             for (id, which) in &ended {
@@ -381,7 +418,7 @@ impl<B: Body> Engine<B> {
         self.run(at, |engine, fx| {
             let mut outcomes = Vec::new();
             for ino in files {
-                let Some((id, _, _)) = engine.file_of(*ino) else { continue };
+                let Some(View { sources, .. }) = engine.file_of(*ino) else { continue };
                 if engine.lock_of(*ino).is_some() {
                     outcomes.push((*ino, Outcome::Done(Err(FsError::Locked))));
                     continue;
@@ -395,10 +432,12 @@ impl<B: Body> Engine<B> {
                 {
                     fx.push(Effect::InvalidateListing(slot.parent));
                 }
-                let failed = engine.start_refresh(at, id, fx);
+                let started = sources.iter().map(|id| engine.start_refresh(at, id, fx));
+                // All of them are asked, whatever becomes of one.
+                let failed = started.collect::<Vec<_>>().into_iter().flatten().next();
                 let outcome = match failed {
                     Some(failure) => Outcome::Done(Err(failure.fault.situation())),
-                    None => engine.wait_for_fetch(*ino, id, Operation::Refresh),
+                    None => engine.wait_for_fetch(*ino, &sources, Operation::Refresh),
                 };
                 outcomes.push((*ino, outcome));
             }
@@ -485,32 +524,14 @@ impl<B: Body> Engine<B> {
     }
 }
 
-fn state_of<B: Body>(
-    source: &Source<B>,
-    live: Option<&Generation<B>>,
-    piece: &Piece,
-    now: BootTime,
-) -> State {
-    let Some(generation) = live else {
-        return if source.failure.is_some() { State::Failed } else { State::Idle };
-    };
-    let renewing = generation.lease().is_some_and(|lease| matches!(lease.next, Next::Renewing { .. }))
-        || source.fetch != Fetch::Idle;
-    match generation.bodies.get(piece) {
-        None | Some(Err(_)) => State::Failed,
-        Some(Ok(_)) if renewing => State::Renewing,
-        Some(Ok(_)) if !generation.is_fresh(now) && source.failure.is_some() => State::Stale,
-        Some(Ok(_)) => State::Live,
-    }
-}
-
 pub(super) fn error_of<'a, B: Body>(
-    source: &'a Source<B>,
-    live: Option<&'a Generation<B>>,
-    piece: &Piece,
+    sources: &[&'a Source<B>],
+    live: Option<&Showing<'a, B>>,
 ) -> Option<&'a Failure> {
-    let own = live.and_then(|one| one.bodies.get(piece)).and_then(|body| body.as_ref().err());
-    own.or(source.failure.as_ref()).or(source.renewal_failure.as_ref())
+    let own = live.and_then(|showing| showing.body?.err());
+    let of_reads = || sources.iter().find_map(|source| source.failure.as_ref());
+    let of_renewals = || sources.iter().find_map(|source| source.renewal_failure.as_ref());
+    own.or_else(of_reads).or_else(of_renewals)
 }
 
 fn version_of<B: Body>(generation: &Generation<B>) -> Option<u64> {

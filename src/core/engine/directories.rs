@@ -62,9 +62,9 @@ impl<B: Body> Engine<B> {
         };
         let on = On {
             list: (list == Some(Demand::Waiting)).then_some(ino),
-            source: match source {
-                Some((Demand::Waiting, id)) => Some(id),
-                _ => None,
+            sources: match source {
+                Some((Demand::Waiting, id)) => vec![id],
+                _ => Vec::new(),
             },
         };
         if on != On::default() {
@@ -196,7 +196,7 @@ impl<B: Body> Engine<B> {
         let Some(generation) = self.live(now, source) else { return BTreeMap::new() };
         let fields = generation.bodies.keys().filter_map(|piece| match piece {
             Piece::Field(field) => Some(field.as_str()),
-            Piece::File(_) => None,
+            Piece::File(_) | Piece::Values => None,
         });
         field_names(fields, entries)
             .into_iter()

@@ -4,11 +4,12 @@
 use crate::core::access::Rule;
 use crate::core::effect::ReadRequest;
 use crate::core::engine::Engine;
+use crate::core::engine::composing::View;
 use crate::core::engine::control::{FileStatus, State};
 use crate::core::error::Fault;
 use crate::core::locks::Scope;
 use crate::core::name::{IdentityId, Ino, SourceId};
-use crate::core::source::{Body, Fetch, Generation, Next, Piece, Renew, SourcePolicy, Validity};
+use crate::core::source::{Body, Fetch, Generation, Next, Piece, Renew, Source, SourcePolicy, Validity};
 use crate::core::time::{BootTime, UnixTime};
 use crate::core::tree::{Node, OnExpiry};
 
@@ -68,6 +69,10 @@ impl Kind {
 /// One result that is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
+    /// Of which source.
+    pub source: SourceId,
+    /// Whether opens get it.
+    pub current: bool,
     /// When it was issued.
     pub issued: UnixTime,
     /// When it ends, if nothing extends it.
@@ -105,6 +110,8 @@ pub struct Origin {
     pub on_expiry: OnExpiry,
     /// The field that is shown, if the name says so.
     pub field: Option<String>,
+    /// What else is read, where several secrets make the file; they are kept as their own files say.
+    pub more: Vec<ReadRequest>,
 }
 
 /// Everything about one name.
@@ -170,12 +177,15 @@ impl<B: Body> Engine<B> {
                 Some(blank(Subject::Names(names), self.directory))
             }
             Node::File(_) | Node::Field(_) => {
-                let (id, piece, rule) = self.file_of(ino)?;
+                let View { sources, piece, rule } = self.file_of(ino)?;
                 let status = self.file_status(now, ino)?;
                 let on_expiry = if self.vanishes(ino) { OnExpiry::Vanish } else { OnExpiry::Refetch };
                 let error = status.error.clone();
                 let details = blank(Subject::File(Box::new(status)), rule);
-                let mut details = self.with_source(now, id, on_expiry, details);
+                let mut details = self.with_source(now, sources.first(), on_expiry, details);
+                for id in sources.iter().skip(1) {
+                    self.add_source(id, &mut details);
+                }
                 details.shared_with.retain(|other| *other != name);
                 details.error = error;
                 if let (Piece::Field(field), Some(origin)) = (piece, &mut details.origin) {
@@ -210,6 +220,7 @@ impl<B: Body> Engine<B> {
                     policy: spec.policy,
                     on_expiry: spec.on_expiry,
                     field: None,
+                    more: Vec::new(),
                 });
                 if let Some(failure) = self.list_failure(ino) {
                     (details.fault, details.error) = (Some(failure.fault), Some(failure.reason.clone()));
@@ -269,11 +280,7 @@ impl<B: Body> Engine<B> {
 
     fn with_source(&self, now: BootTime, id: SourceId, on_expiry: OnExpiry, blank: Details) -> Details {
         let Some(source) = self.sources.get(&id) else { return blank };
-        let held = [&source.current, &source.previous].into_iter().flatten().map(|one| Held {
-            issued: one.issued,
-            expires: Some(self.end_of(one)).filter(|end| *end != BootTime::NEVER),
-            handles: one.handles.len(),
-        });
+        let held = self.held(id, source);
         let failure = source.failure.as_ref().or(source.renewal_failure.as_ref());
         Details {
             origin: Some(Origin {
@@ -282,6 +289,7 @@ impl<B: Body> Engine<B> {
                 policy: source.spec.policy,
                 on_expiry,
                 field: None,
+                more: Vec::new(),
             }),
             held: held.collect(),
             next: self.upcoming(now, id),
@@ -290,6 +298,31 @@ impl<B: Body> Engine<B> {
             error: failure.map(|failure| failure.reason.clone()),
             ..blank
         }
+    }
+
+    /// Adds another secret of a file that shows several.
+    fn add_source(&self, id: SourceId, details: &mut Details) {
+        let Some(source) = self.sources.get(&id) else { return };
+        if let Some(origin) = &mut details.origin {
+            origin.more.push(source.spec.request.clone());
+        }
+        details.held.extend(self.held(id, source));
+        details.shared_with.extend(self.names_of(id));
+        details.shared_with.sort();
+        details.shared_with.dedup();
+        let failure = source.failure.as_ref().or(source.renewal_failure.as_ref());
+        details.fault = details.fault.or(failure.map(|failure| failure.fault));
+    }
+
+    fn held(&self, id: SourceId, source: &Source<B>) -> impl Iterator<Item = Held> {
+        let ranked = [(&source.current, true), (&source.previous, false)].into_iter();
+        ranked.filter_map(|(one, current)| Some((one.as_ref()?, current))).map(move |(one, current)| Held {
+            source: id,
+            current,
+            issued: one.issued,
+            expires: Some(self.end_of(one)).filter(|end| *end != BootTime::NEVER),
+            handles: one.handles.len(),
+        })
     }
 
     /// What happens to a source next, by itself.

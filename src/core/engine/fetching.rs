@@ -10,6 +10,7 @@ use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::{LoginState, backoff_ceiling};
 use crate::core::name::{GenerationId, IdentityId, RequestId, SourceId};
 use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation};
+use crate::core::sources::Sources;
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// What a caller is told whose time is over.
@@ -42,6 +43,48 @@ pub(super) enum Demand {
 }
 
 impl<B: Body> Engine<B> {
+    /// A caller wants a file. Starts the reads that are needed and allowed; returns those that are on their way.
+    ///
+    /// # Errors
+    /// The first source that can't be shown.
+    pub(super) fn demand_all(
+        &mut self,
+        at: Moment,
+        sources: &Sources,
+        minting: Minting,
+        start: Start,
+        fx: &mut Effects,
+    ) -> Result<Vec<SourceId>, FsError> {
+        let mut waiting = Vec::new();
+        if minting == Minting::Forbidden && self.takes_an_open(at.now, sources) {
+            return Ok(waiting);
+        }
+        for id in sources.iter() {
+            let start = match start {
+                // It was there when the other one was asked for, and is over by now.
+                Start::No if sources.are_several() && self.is_over_meanwhile(at.now, id) => Start::Yes,
+                start => start,
+            };
+            match self.demand(at, id, minting, start, fx) {
+                Demand::Ready => {}
+                Demand::Waiting => waiting.push(id),
+                Demand::Failed(error) => return Err(error),
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Whether a file can't be shown before somebody opens it: that takes a credential that is not there.
+    pub(super) fn takes_an_open(&self, now: BootTime, sources: &Sources) -> bool {
+        let mints = |id: SourceId| self.sources.get(&id).is_some_and(|source| source.mints == Some(true));
+        sources.iter().any(|id| mints(id) && self.live(now, id).is_none())
+    }
+
+    fn is_over_meanwhile(&self, now: BootTime, id: SourceId) -> bool {
+        let failed = self.sources.get(&id).is_none_or(|source| source.failure.is_some());
+        !failed && self.live(now, id).is_none()
+    }
+
     /// A caller wants a source. Starts a read where one is needed and allowed.
     pub(super) fn demand(
         &mut self,

@@ -12,7 +12,7 @@ use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
 use crate::core::identity::LoginState;
 use crate::core::listing::{Keys, Listing};
-use crate::core::name::{Ino, RequestId, SourceId, Ticket, VaultPath};
+use crate::core::name::{Ino, RequestId, Ticket, VaultPath};
 use crate::core::source::Body;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Node, TreeDirectory};
@@ -220,8 +220,8 @@ impl<B: Body> Engine<B> {
         let listing = Listing::new(keys.names.iter().map(String::as_str));
         let bytes = listing.bytes();
         self.drop_shown(ino);
-        // No source has this number: all may go to make room.
-        if !self.make_room(at, SourceId(u32::MAX), bytes, fx) {
+        // All secrets may go to make room.
+        if !self.make_room(at, &[], bytes, fx) {
             let reason =
                 "no memory left under max-memory for this list: raise it, or mirror a smaller prefix";
             return Err(Failure::new(Fault::OutOfMemory, reason));

@@ -9,11 +9,12 @@
 //!
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
 //! `publishing` (what becomes of an answer), `late` (what is done while Vault is slow or silent), `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks),
-//! `locking` (what an operator forbids), `explain` (everything about a name), `readiness` (what is waited
+//! `composing` (files of several sources), `locking` (what an operator forbids), `explain` (everything about a name), `readiness` (what is waited
 //! for), `reasons` (what a directory says of its names), `sealing` (the state is written out) and
 //! `restoring` (a successor reads it back).
 
 mod census;
+mod composing;
 mod control;
 mod directories;
 mod explain;
@@ -33,9 +34,11 @@ mod waiting;
 mod wakes;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::access::Rule;
+use crate::core::compose::{Compose, Composed};
 use crate::core::effect::{Credential, Effect, End, ReadRequest, Report};
 use crate::core::handles::Handles;
 use crate::core::identity::Identity;
@@ -43,15 +46,14 @@ use crate::core::locks::Locks;
 use crate::core::name::{
     FileId, FileName, GenerationId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId,
 };
-use crate::core::source::{
-    Body, Generation, LONGEST_MARGIN, LeaseSettings, Piece, Source, SourceSpec, Validity,
-};
+use crate::core::source::{Body, Generation, LONGEST_MARGIN, LeaseSettings, Source, SourceSpec, Validity};
 use crate::core::state::LayoutCell;
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tracked::{Changes, Tracked};
 use crate::core::tree::{FieldDirSpec, FileSpec, Node, OnExpiry, Refused, Tree, TreeSpec};
 
 pub use census::Census;
+use composing::Lapsed;
 pub use control::{
     Debt, FileStatus, IdentityStatus, Retirement, Settlement, State, Status, XATTRS, XattrValue,
 };
@@ -76,7 +78,7 @@ pub struct Layout {
     pub sources: Vec<SourceSpec>,
     /// Declared files; a [`FileId`] is an index.
     pub files: Vec<FileSpec>,
-    /// How each file shows its source: a text that differs if the bytes may; in the order of `files`.
+    /// How each file shows its sources: a text that differs if the bytes may; in the order of `files`.
     pub renderings: Vec<String>,
     /// Directories of one secret's fields.
     pub field_dirs: Vec<FieldDirSpec>,
@@ -143,6 +145,8 @@ pub struct Engine<B> {
     identities: Vec<Identity>,
     changed_identities: Changes<IdentityId>,
     handles: Handles<B>,
+    composer: Arc<dyn Compose<B>>,
+    composed: Composed<B>,
     lists: BTreeMap<Ino, List>,
     waiting: BTreeMap<Ticket, Waiting>,
     retiring: Tracked<LeaseId, Retiring>,
@@ -175,11 +179,11 @@ pub struct LayoutError {
 }
 
 impl<B: Body> Engine<B> {
-    /// An engine that has not asked for anything yet.
+    /// An engine that has not asked for anything yet. `composer` makes the files of several sources.
     ///
     /// # Errors
     /// Two names clash.
-    pub fn new(layout: Layout) -> Result<Engine<B>, LayoutError> {
+    pub fn new(layout: Layout, composer: Arc<dyn Compose<B>>) -> Result<Engine<B>, LayoutError> {
         let description = LayoutCell::new(&layout);
         let Layout {
             identities,
@@ -204,8 +208,10 @@ impl<B: Body> Engine<B> {
         };
         for (index, file) in files.iter().enumerate() {
             let ino = declare(&file.name, Node::File(FileId(index as u32)))?;
-            if let Some(source) = sources.get_mut(&file.source) {
-                source.nodes.insert(ino);
+            for id in file.sources.iter() {
+                if let Some(source) = sources.get_mut(&id) {
+                    source.nodes.insert(ino);
+                }
             }
         }
         for (index, dir) in field_dirs.iter().enumerate() {
@@ -226,6 +232,8 @@ impl<B: Body> Engine<B> {
             identities: (0..identities.len()).map(|index| Identity::new(IdentityId(index as u32))).collect(),
             changed_identities: Changes::new(),
             handles: Handles::new(),
+            composer,
+            composed: Composed::new(),
             lists: BTreeMap::new(),
             waiting: BTreeMap::new(),
             retiring: Tracked::new(),
@@ -372,6 +380,8 @@ impl<B: Body> Engine<B> {
         for handle in &generation.handles {
             self.handles.wipe(*handle);
         }
+        let lapsed = if why == End::Lapsed { Lapsed::Yes } else { Lapsed::No };
+        self.end_composed(at, &generation, lapsed, fx);
         if is_current {
             let vanishes = match why {
                 End::Replaced | End::Locked | End::Evicted | End::Stopped => false,
@@ -472,18 +482,6 @@ impl<B: Body> Engine<B> {
         self.by_read.insert(key, id);
         self.sources.insert(id, Source::new(spec, false));
         id
-    }
-
-    /// What a file shows: its source, its part of it, and who may read it.
-    fn file_of(&self, ino: Ino) -> Option<(SourceId, Piece, Rule)> {
-        match &self.tree.slot(ino)?.node {
-            Node::File(id) => {
-                let file = &self.files[id.0 as usize];
-                Some((file.source, Piece::File(*id), file.rule))
-            }
-            Node::Field(field) => Some((field.source, Piece::Field(field.field.clone()), field.rule)),
-            Node::Directory | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
-        }
     }
 
     /// Tokens that are no longer the current one go when nothing needs them any more.

@@ -4,14 +4,15 @@
 
 use std::sync::Arc;
 
-use crate::core::access::{Caller, Rule, Verdict, may_read};
+use crate::core::access::{Caller, Verdict, may_read};
 use crate::core::effect::{Answer, Attributes, DirectoryOpened, End, Entry, NodeType, Opened, Outcome};
+use crate::core::engine::composing::View;
 use crate::core::engine::waiting::Operation;
 use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::FsError;
 use crate::core::handles::{DirectoryEntry, OpenFile, OpenKind};
 use crate::core::name::{HandleId, Ino, SourceId};
-use crate::core::source::{Body, Piece};
+use crate::core::source::Body;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Node, Told};
 
@@ -61,7 +62,7 @@ impl<B: Body> Engine<B> {
         self.run(at, |engine, fx| {
             // Not by way of the attributes: those count as told to the kernel.
             let rule = match engine.file_of(ino) {
-                Some((_, _, rule)) => rule,
+                Some(view) => view.rule,
                 None => match engine.directory_attributes(at.now, ino) {
                     Ok(attributes) => attributes.rule,
                     Err(error) => return Outcome::Done(Err(error)),
@@ -83,7 +84,7 @@ impl<B: Body> Engine<B> {
     /// OPEN for reading.
     pub fn open(&mut self, at: Moment, caller: &Caller, ino: Ino) -> (Outcome<Opened>, Effects) {
         self.run(at, |engine, fx| {
-            let Some((_, _, rule)) = engine.file_of(ino) else {
+            let Some(View { rule, .. }) = engine.file_of(ino) else {
                 engine.close_unknown(at, caller.request, fx);
                 let error =
                     if engine.tree.slot(ino).is_some() { FsError::IsADirectory } else { FsError::NoSuchName };
@@ -107,36 +108,38 @@ impl<B: Body> Engine<B> {
         })
     }
 
-    /// Opens the current generation for a caller who may read it.
+    /// Opens the current generations for a caller who may read the file.
     pub(super) fn open_file(
         &mut self,
         at: Moment,
         ino: Ino,
-        id: SourceId,
-        piece: Piece,
+        view: View,
         request: u64,
+        fx: &mut Effects,
     ) -> Result<Opened, FsError> {
-        let generation = self.live(at.now, id).ok_or(FsError::Unusable)?;
-        let body = match generation.bodies.get(&piece) {
-            Some(Ok(body)) => Arc::clone(body),
-            Some(Err(failure)) => return Err(failure.fault.situation()),
-            None => return Err(FsError::NoSuchSecret),
-        };
-        let (which, size) = (generation.id, body.size());
+        let parts = self.showing(at.now, &view).ok_or(FsError::Unusable)?.named();
+        let body = self.compose(at, &view, &parts, fx)?;
+        let size = body.size();
         let told = self.tree.slot(ino).and_then(|slot| slot.told);
         let forget_attributes = told.is_none_or(|told| told.size != size);
         if forget_attributes {
             self.tree.tell(ino, Some(Told { size, until: at.now }));
         }
-        let file = OpenFile { ino, source: id, piece, generation: which, body: Some(body), request };
+        let composed = view.composed();
+        let file = OpenFile { ino, parts: parts.clone(), piece: view.piece, body: Some(body), request };
         let handle = self.handles.open(file);
-        if let Some(source) = self.sources.get_mut(&id) {
-            source.last_open = Some(at.now);
-            if let Some(generation) = source.generation_mut(which) {
-                generation.handles.insert(handle);
-            }
+        if let Some(file) = composed {
+            self.note_composed_open(handle, file, &parts);
         }
-        self.touch_source(id);
+        for (id, which) in parts {
+            if let Some(source) = self.sources.get_mut(&id) {
+                source.last_open = Some(at.now);
+                if let Some(generation) = source.generation_mut(which) {
+                    generation.handles.insert(handle);
+                }
+            }
+            self.touch_source(id);
+        }
         Ok(Opened { handle, ino, forget_attributes })
     }
 
@@ -150,16 +153,14 @@ impl<B: Body> Engine<B> {
             return Err(FsError::GenerationEnded);
         }
         if reader == Reader::PageCache {
-            let current = self.live(now, file.source).ok_or(FsError::GenerationEnded)?;
-            return match current.bodies.get(&file.piece) {
-                Some(Ok(body)) => Ok(Arc::clone(body)),
-                Some(Err(_)) | None => Err(FsError::GenerationEnded),
-            };
+            return self.current_body(now, file).ok_or(FsError::GenerationEnded);
         }
-        let source = self.sources.get(&file.source).ok_or(FsError::GenerationEnded)?;
-        let generation = source.generation(file.generation).ok_or(FsError::GenerationEnded)?;
-        if now >= self.end_of(generation) {
-            return Err(FsError::GenerationEnded);
+        for (source, generation) in &file.parts {
+            let source = self.sources.get(source).ok_or(FsError::GenerationEnded)?;
+            let generation = source.generation(*generation).ok_or(FsError::GenerationEnded)?;
+            if now >= self.end_of(generation) {
+                return Err(FsError::GenerationEnded);
+            }
         }
         file.body.clone().ok_or(FsError::GenerationEnded)
     }
@@ -174,14 +175,17 @@ impl<B: Body> Engine<B> {
 
     fn close(&mut self, at: Moment, handle: HandleId, fx: &mut Effects) {
         let Some(file) = self.handles.close(handle) else { return };
-        self.touch_source(file.source);
-        // Who has a generation open is told by the handles.
-        let Some(source) = self.sources.aside(&file.source) else { return };
-        if let Some(generation) = source.generation_mut(file.generation) {
-            generation.handles.remove(&handle);
+        self.note_composed_close(handle, &file);
+        for (id, which) in file.parts {
+            self.touch_source(id);
+            // Who has a generation open is told by the handles.
+            let Some(source) = self.sources.aside(&id) else { continue };
+            if let Some(generation) = source.generation_mut(which) {
+                generation.handles.remove(&handle);
+            }
+            self.end_unread(at, id, fx);
+            self.drop_if_idle(id);
         }
-        self.end_unread(at, file.source, fx);
-        self.drop_if_idle(file.source);
     }
 
     /// What a newer generation has replaced goes with its last handle.
@@ -318,8 +322,8 @@ impl<B: Body> Engine<B> {
             None => Err(FsError::NoSuchName),
             Some(Node::File(_) | Node::Field(_)) => {
                 // An unresolved file has a size of 0 here; only `getattr` has its errors.
-                let (id, piece, rule) = self.file_of(ino).ok_or(FsError::NoSuchName)?;
-                Ok(self.known_attributes(now, ino, id, &piece, rule))
+                let view = self.file_of(ino).ok_or(FsError::NoSuchName)?;
+                Ok(self.known_attributes(now, ino, &view))
             }
             Some(Node::Directory | Node::FieldDirectory(_) | Node::TreeDirectory(_)) => {
                 self.directory_attributes(now, ino)
@@ -327,49 +331,39 @@ impl<B: Body> Engine<B> {
         }
     }
 
-    /// The attributes of a file whose source has been asked.
+    /// The attributes of a file whose sources have been asked.
     ///
     /// # Errors
-    /// What `open` would say, if this file of the generation can't be shown.
-    pub(super) fn file_attributes(&mut self, now: BootTime, ino: Ino) -> Result<Attributes, FsError> {
-        let (id, piece, rule) = self.file_of(ino).ok_or(FsError::NoSuchName)?;
+    /// What `open` would say, if this file of the generations can't be shown.
+    pub(super) fn file_attributes(
+        &mut self,
+        at: Moment,
+        ino: Ino,
+        fx: &mut Effects,
+    ) -> Result<Attributes, FsError> {
+        let view = self.file_of(ino).ok_or(FsError::NoSuchName)?;
         if self.lock_of(ino).is_none()
-            && let Some(generation) = self.live(now, id)
+            && let Some(parts) = self.showing(at.now, &view).map(|showing| showing.named())
         {
-            match generation.bodies.get(&piece) {
-                Some(Ok(_)) => {}
-                Some(Err(failure)) => return Err(failure.fault.situation()),
-                None => return Err(FsError::NoSuchSecret),
-            }
+            self.compose(at, &view, &parts, fx)?;
         }
-        Ok(self.known_attributes(now, ino, id, &piece, rule))
+        Ok(self.known_attributes(at.now, ino, &view))
     }
 
-    fn known_attributes(
-        &mut self,
-        now: BootTime,
-        ino: Ino,
-        id: SourceId,
-        piece: &Piece,
-        rule: Rule,
-    ) -> Attributes {
-        let generation = self.live(now, id).filter(|_| self.lock_of(ino).is_none());
-        let shown = generation.and_then(|generation| {
-            let body = generation.bodies.get(piece)?.as_ref().ok()?;
-            let end = self.end_of(generation);
+    fn known_attributes(&mut self, now: BootTime, ino: Ino, view: &View) -> Attributes {
+        let showing = self.showing(now, view).filter(|_| self.lock_of(ino).is_none());
+        let shown = showing.as_ref().and_then(|showing| {
             // Past its max-age the next stat asks Vault again.
-            let until = generation.fresh_until().unwrap_or(end).min(end);
-            Some((body.size(), generation.issued, until))
+            Some((showing.bytes()?.size(), showing.issued()?, self.fresh_until(showing)))
         });
-        let mints = self.sources.get(&id).and_then(|source| source.mints);
         let (size, mtime, ttl) = match shown {
             Some((size, issued, until)) => (size, issued, until.since(now).min(LONG)),
             // Nothing but an open can change it, and that makes the kernel forget the size first.
-            None if mints == Some(true) => (0, self.settings.mounted, LONG),
+            None if self.takes_an_open(now, &view.sources) => (0, self.settings.mounted, LONG),
             None => (0, self.settings.mounted, std::time::Duration::ZERO),
         };
         self.tree.tell(ino, Some(Told { size, until: now + ttl }));
-        Attributes { ino, node_type: NodeType::File, size, mtime, rule, ttl }
+        Attributes { ino, node_type: NodeType::File, size, mtime, rule: view.rule, ttl }
     }
 
     fn name_ttl(&self, now: BootTime, ino: Ino) -> std::time::Duration {

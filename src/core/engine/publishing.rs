@@ -168,6 +168,7 @@ impl<B: Body> Engine<B> {
         } else {
             self.invalidate_sizes(at.now, id, fx);
         }
+        self.drop_outdated_of(id);
         fx.push(Effect::Report(Report::Published { source: id, lease, end }));
         self.report_bodies(id, fx);
     }
@@ -178,7 +179,7 @@ impl<B: Body> Engine<B> {
         let bodies = source.current.iter().flat_map(|one| &one.bodies);
         for failure in bodies.filter_map(|(piece, body)| match piece {
             Piece::File(_) => body.as_ref().err(),
-            Piece::Field(_) => None,
+            Piece::Field(_) | Piece::Values => None,
         }) {
             let (path, declared) = (source.spec.request.path.clone(), source.declared);
             let failure = failure.clone();
@@ -198,23 +199,24 @@ impl<B: Body> Engine<B> {
             None => 0,
         };
         let more = bytes.saturating_sub(goes);
-        self.make_room(at, id, more, fx)
+        self.make_room(at, &[id], more, fx)
     }
 
     /// Makes room for `bytes` more: the least recently opened KV secrets without handles go first.
     /// Returns whether there is room now.
-    pub(super) fn make_room(&mut self, at: Moment, keep: SourceId, bytes: u64, fx: &mut Effects) -> bool {
+    pub(super) fn make_room(&mut self, at: Moment, keep: &[SourceId], bytes: u64, fx: &mut Effects) -> bool {
         if bytes > self.settings.max_memory {
             return false;
         }
         if self.memory + bytes > self.settings.max_memory {
             self.drop_old_lists(at.now);
+            self.drop_unopened();
         }
         while self.memory + bytes > self.settings.max_memory {
             let oldest = self
                 .sources
                 .iter()
-                .filter(|(id, _)| **id != keep)
+                .filter(|(id, _)| !keep.contains(id))
                 .filter_map(|(id, source)| {
                     let current = source.current.as_ref()?;
                     let kept = source.spec.policy.renew == Renew::Required;

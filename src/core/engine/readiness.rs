@@ -2,12 +2,14 @@
 //! `leasefs wait` waits for.
 
 use crate::core::effect::{Effect, Minting, ReadRequest, Urgency};
+use crate::core::engine::composing::View;
 use crate::core::engine::control::State;
 use crate::core::engine::{Effects, Engine};
-use crate::core::error::FsError;
+use crate::core::error::{Failure, FsError};
 use crate::core::locks::Scope;
 use crate::core::name::{Ino, SourceId};
 use crate::core::source::{Body, Fetch, Piece, Renew, SourceSpec};
+use crate::core::sources::Sources;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::Node;
 
@@ -47,7 +49,7 @@ impl Readiness {
 #[derive(Clone, Debug)]
 struct Wanted {
     name: String,
-    source: SourceId,
+    sources: Sources,
     what: What,
 }
 
@@ -93,7 +95,7 @@ impl<B: Body> Engine<B> {
             }
             let readiness = wanted.iter().map(|one| engine.readiness(at.now, one)).collect();
             for one in &wanted {
-                engine.drop_if_idle(one.source);
+                one.sources.iter().for_each(|id| engine.drop_if_idle(id));
             }
             unknown.map_or(Ok(readiness), Err)
         })
@@ -106,23 +108,24 @@ impl<B: Body> Engine<B> {
     /// Declared files and directories; names below a tree may be no more than somebody's guess.
     fn all_required(&self) -> Vec<Wanted> {
         let files = self.tree.slots().filter_map(|(ino, slot)| match &slot.node {
-            Node::File(id) => Some((ino, self.files[id.0 as usize].source)),
+            Node::File(id) => Some((ino, self.files[id.0 as usize].sources.clone())),
             Node::Directory | Node::Field(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_) => None,
         });
-        let files = files.filter(|(_, source)| self.is_required(*source)).map(|(ino, source)| Wanted {
+        let required = |sources: &Sources| sources.iter().any(|id| self.is_required(id));
+        let files = files.filter(|(_, sources)| required(sources)).map(|(ino, sources)| Wanted {
             name: self.tree.path(ino),
-            source,
+            sources,
             what: What::File(ino),
         });
-        let dirs = self.wanted_dirs().filter(|wanted| self.is_required(wanted.source));
+        let dirs = self.wanted_dirs().filter(|wanted| required(&wanted.sources));
         in_order(files.chain(dirs))
     }
 
     /// All files that have a number, and all directories of fields, by name.
     fn nameable(&self) -> Vec<Wanted> {
         let files = self.tree.slots().filter_map(|(ino, _)| {
-            let (source, _, _) = self.file_of(ino)?;
-            Some(Wanted { name: self.tree.path(ino), source, what: What::File(ino) })
+            let View { sources, .. } = self.file_of(ino)?;
+            Some(Wanted { name: self.tree.path(ino), sources, what: What::File(ino) })
         });
         in_order(files.chain(self.wanted_dirs()))
     }
@@ -130,7 +133,7 @@ impl<B: Body> Engine<B> {
     fn wanted_dirs(&self) -> impl Iterator<Item = Wanted> {
         self.field_dirs.iter().map(|dir| Wanted {
             name: dir.name.as_str().to_owned(),
-            source: dir.source,
+            sources: Sources::one(dir.source),
             what: What::Fields,
         })
     }
@@ -149,7 +152,7 @@ impl<B: Body> Engine<B> {
     /// A field of a secret below a tree, or of a directory of fields, that nobody has looked up.
     fn unseen(&mut self, path: &str) -> Option<Wanted> {
         let (source, field) = self.unseen_field(path)?;
-        Some(Wanted { name: path.to_owned(), source, what: What::Unseen(field) })
+        Some(Wanted { name: path.to_owned(), sources: Sources::one(source), what: What::Unseen(field) })
     }
 
     /// As [`Engine::unseen`]: the secret and its field. The caller drops the source if it stays idle.
@@ -184,20 +187,28 @@ impl<B: Body> Engine<B> {
             name: wanted.name.clone(),
             state,
             error,
-            outlook: self.outlook(now, state, wanted.source),
+            outlook: self.outlook(now, state, &wanted.sources),
         }
     }
 
-    fn outlook(&self, now: BootTime, state: State, source: SourceId) -> Outlook {
+    fn outlook(&self, now: BootTime, state: State, sources: &Sources) -> Outlook {
         match state {
             State::Live | State::Renewing | State::Stale | State::Idle => Outlook::Open,
             State::Locked => Outlook::Refused,
-            State::Failed => match self.failure_of(source) {
-                Some(failure) if failure.fault.may_pass() => Outlook::Open,
-                // The secret is there, and has not got what the file shows.
-                None if self.live(now, source).is_none() => Outlook::Open,
-                Some(_) | None => Outlook::Refused,
-            },
+            State::Failed => {
+                let of = |id: SourceId| (self.failure_of(id), self.live(now, id).is_some());
+                let may_pass = |(failure, lives): (Option<&Failure>, bool)| match failure {
+                    Some(failure) => failure.fault.may_pass(),
+                    None => !lives,
+                };
+                let mut failing =
+                    sources.iter().map(of).filter(|(failure, lives)| failure.is_some() || !lives);
+                match failing.next() {
+                    Some(first) if may_pass(first) && failing.all(may_pass) => Outlook::Open,
+                    // The secrets are there, and have not got what the file shows.
+                    Some(_) | None => Outlook::Refused,
+                }
+            }
         }
     }
 
@@ -213,15 +224,15 @@ impl<B: Body> Engine<B> {
                 let status = self.file_status(now, *ino);
                 return status.map_or((State::Idle, None), |status| (status.state, status.error));
             }
-            What::Unseen(field) => match self.live(now, wanted.source) {
+            What::Unseen(field) => match self.live(now, wanted.sources.first()) {
                 Some(one) if !one.bodies.contains_key(&Piece::Field(field.clone())) => {
                     return (State::Failed, Some(format!("the secret has no field {field:?}")));
                 }
                 live => live.map(|_| State::Live),
             },
-            What::Fields => self.live(now, wanted.source).map(|_| State::Live),
+            What::Fields => self.live(now, wanted.sources.first()).map(|_| State::Live),
         };
-        let failure = self.failure_of(wanted.source).filter(|_| state.is_none());
+        let failure = self.failure_of(wanted.sources.first()).filter(|_| state.is_none());
         let idle = if failure.is_some() { State::Failed } else { State::Idle };
         (state.unwrap_or(idle), failure.map(|failure| failure.reason.clone()))
     }
@@ -236,17 +247,18 @@ impl<B: Body> Engine<B> {
         {
             fx.push(Effect::InvalidateListing(slot.parent));
         }
-        let Some(source) = self.sources.get(&wanted.source) else { return };
-        let rests = at.now < source.not_before || source.fetch != Fetch::Idle;
-        if rests || self.live(at.now, wanted.source).is_some() {
-            return;
-        }
-        // Without a token its failure is noted, and with it when to come back.
         let minting = match wanted.what {
             What::File(_) => Minting::Allowed,
             What::Unseen(_) | What::Fields => Minting::Forbidden,
         };
-        let _ = self.start_fetch(at, wanted.source, minting, Urgency::Reader, fx);
+        for id in wanted.sources.iter() {
+            let Some(source) = self.sources.get(&id) else { continue };
+            let rests = at.now < source.not_before || source.fetch != Fetch::Idle;
+            if !rests && self.live(at.now, id).is_none() {
+                // Without a token its failure is noted, and with it when to come back.
+                let _ = self.start_fetch(at, id, minting, Urgency::Reader, fx);
+            }
+        }
     }
 }
 

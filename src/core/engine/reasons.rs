@@ -10,7 +10,7 @@ use crate::core::engine::Engine;
 use crate::core::engine::control::{XattrValue, error_of};
 use crate::core::error::FsError;
 use crate::core::name::{Ino, NAME_MAX};
-use crate::core::source::Body;
+use crate::core::source::{Body, Source};
 use crate::core::time::BootTime;
 use crate::core::tree::Node;
 
@@ -73,8 +73,10 @@ impl<B: Body> Engine<B> {
         let (rule, failure) = match &self.tree.slot(ino)?.node {
             Node::Directory => None,
             Node::File(_) | Node::Field(_) => {
-                let (id, piece, rule) = self.file_of(ino)?;
-                Some((rule, error_of(self.sources.get(&id)?, self.live(now, id), &piece)))
+                let view = self.file_of(ino)?;
+                let sources: Vec<&Source<B>> =
+                    view.sources.iter().map(|id| self.sources.get(&id)).collect::<Option<_>>()?;
+                Some((view.rule, error_of(&sources, self.showing(now, &view).as_ref())))
             }
             Node::FieldDirectory(index) => {
                 let spec = &self.field_dirs[*index];

@@ -13,6 +13,7 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::core::compose::Compose;
 use crate::core::effect::{Change, Credential, Effect, Report};
 use crate::core::engine::leases::{Retiring, Revocation};
 use crate::core::engine::restoring::cells::{Cells, Meanings};
@@ -22,6 +23,7 @@ use crate::core::error::Failure;
 use crate::core::identity::{Identity, LoginState, TokenNext};
 use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId};
 use crate::core::source::{Body, Generation, LookUp, Next, Piece, Source, SourceSpec, Validity};
+use crate::core::sources::Sources;
 use crate::core::state::{
     Forsaken, GenerationCell, IdentityCell, Key, RestoreError, Restored, SourceCell, Stored,
 };
@@ -29,7 +31,7 @@ use crate::core::time::{BootTime, Moment};
 use crate::core::tree::Node;
 
 /// Stands for a source that nothing shows any more.
-const NO_SOURCE: SourceId = SourceId(u32::MAX);
+pub(super) const NO_SOURCE: SourceId = SourceId(u32::MAX);
 
 /// The bytes of a generation's files, or why there are none.
 type Bodies<B> = BTreeMap<Piece, Result<Arc<B>, Failure>>;
@@ -41,11 +43,12 @@ impl<B: Body> Engine<B> {
     /// [`RestoreError`]: a cell that can't be read, or that is missing; or two names of the layout clash.
     pub fn restore(
         layout: Layout,
+        composer: Arc<dyn Compose<B>>,
         at: Moment,
         cells: impl IntoIterator<Item = (Key, Stored<B>)>,
     ) -> Result<Restored<B>, RestoreError> {
         let mut cells = Cells::new(cells)?;
-        let mut engine = Engine::new(layout)?;
+        let mut engine = Engine::new(layout, composer)?;
         let mut known = Meanings::new(&cells.layout, engine.sealing.layout());
         engine.last_id = cells.last_id();
         engine.last_source = cells.numbers.source;
@@ -57,7 +60,7 @@ impl<B: Body> Engine<B> {
             engine.restore_sources(at, &mut cells, &mut known, &mut forsaken, fx)?;
             engine.restore_leases(at, &mut cells, &known, &mut forsaken);
             engine.restore_names(&mut cells, &known);
-            engine.restore_handles(at.now, &mut cells, &known);
+            engine.restore_handles(at, &mut cells, &known, fx);
             engine.settle_restored(at, fx);
             engine.forget_in_kernel(&cells, fx);
             Ok::<_, RestoreError>((tokens, forsaken))
@@ -284,7 +287,7 @@ impl<B: Body> Engine<B> {
         for (number, cell) in pieces.into_iter().enumerate() {
             let piece = match cell.piece.into_owned() {
                 Piece::File(then) => match known.files.get(&then) {
-                    Some(now) if self.files[now.id.0 as usize].source != id => {
+                    Some(now) if self.files[now.id.0 as usize].sources != Sources::one(id) => {
                         return Ok(Err(Change::FileGone));
                     }
                     Some(now) if !now.same => return Ok(Err(Change::Rendering)),
@@ -299,7 +302,12 @@ impl<B: Body> Engine<B> {
                 Piece::Field(_) if !self.sources.get(&id).is_some_and(|one| one.spec.fields) => {
                     return Ok(Err(Change::FileGone));
                 }
-                field @ Piece::Field(_) => field,
+                // They can be shown in any way; what is composed of them is no business of the generation.
+                Piece::Values if !self.needs_values(id) => {
+                    numbering = Numbering::Other;
+                    continue;
+                }
+                piece @ (Piece::Field(_) | Piece::Values) => piece,
             };
             let body = match cell.failure {
                 Some(failure) => Err(failure.into_owned()),
@@ -319,6 +327,9 @@ impl<B: Body> Engine<B> {
     fn is_complete(&self, id: SourceId, had_fields: bool, bodies: &Bodies<B>) -> bool {
         let Some(source) = self.sources.get(&id) else { return true };
         let has = |ino: &Ino| match self.tree.slot(*ino).map(|slot| &slot.node) {
+            Some(Node::File(file)) if self.files[file.0 as usize].sources.are_several() => {
+                bodies.contains_key(&Piece::Values)
+            }
             Some(Node::File(file)) => bodies.contains_key(&Piece::File(*file)),
             Some(Node::Directory | Node::Field(_) | Node::FieldDirectory(_) | Node::TreeDirectory(_))
             | None => true,
@@ -383,7 +394,7 @@ impl<B: Body> Engine<B> {
             self.touch_identity(id);
         }
         // There may be less room than there was.
-        self.make_room(at, NO_SOURCE, 0, fx);
+        self.make_room(at, &[], 0, fx);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state is written out, cell by cell, for a successor of this process.
 //!
 //! Not written: callers that wait (the kernel asks again for them), the lists of trees (they are fetched again),
-//! what is locked (that has a store of its own), the sizes that the kernel was told (a successor takes all of
+//! what is locked (that has a store of its own), what was composed (it is composed again of the same values), the sizes that the kernel was told (a successor takes all of
 //! them for wrong). Invariants, which the model checks after each call:
 //! - *changes are enough*: all changes together give the same cells as [`Engine::write_all`];
 //! - *bodies once*: the bytes of a generation are handed over when it is there, and again when they go.
@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::effect::{Credential, Minting};
 use crate::core::engine::Engine;
+use crate::core::engine::restoring::NO_SOURCE;
 use crate::core::handles::{OpenDirectory, OpenFile};
 use crate::core::identity::Identity;
 use crate::core::name::{GenerationId, IdentityId, SourceId};
@@ -305,12 +306,15 @@ fn identity_cell(identity: &Identity) -> Vec<u8> {
 }
 
 fn file_cell<B>(file: &OpenFile<B>) -> Vec<u8> {
-    let OpenFile { ino, source, piece, generation, body: _, request } = file;
+    let OpenFile { ino, parts, piece, body: _, request } = file;
+    // A handle reads something.
+    let (source, generation) = parts.first().copied().unwrap_or((NO_SOURCE, GenerationId(0)));
     json(&OpenFileCell {
         ino: *ino,
-        source: *source,
+        source,
         piece: Cow::Borrowed(piece),
-        generation: *generation,
+        generation,
+        more: parts.get(1..).unwrap_or_default().to_vec(),
         request: *request,
     })
 }

@@ -1,12 +1,13 @@
 //! Callers that wait for Vault: each has a ticket and is answered once.
 
 use crate::core::effect::{Answer, Effect, Minting, Outcome};
-use crate::core::engine::fetching::Demand;
+use crate::core::engine::composing::View;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::FsError;
 use crate::core::name::{Ino, SourceId, Ticket};
-use crate::core::source::{Body, Fetch, Piece};
-use crate::core::time::{BootTime, Moment};
+use crate::core::source::{Body, Fetch};
+use crate::core::sources::Sources;
+use crate::core::time::Moment;
 use crate::core::tree::Node;
 
 /// What a caller waits for.
@@ -29,7 +30,7 @@ pub(super) enum Operation {
 }
 
 /// A caller that waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Waiting {
     ino: Ino,
     operation: Operation,
@@ -61,11 +62,11 @@ pub(super) enum Attempt {
     Pending(On),
 }
 
-/// What an operation waits for; either or both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What an operation waits for, all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct On {
-    /// A read.
-    pub(super) source: Option<SourceId>,
+    /// Reads.
+    pub(super) sources: Vec<SourceId>,
     /// A list, of this directory.
     pub(super) list: Option<Ino>,
 }
@@ -89,41 +90,44 @@ impl<B: Body> Engine<B> {
             }
             Attempt::Pending(on) => {
                 let ticket = Ticket(self.fresh_id());
-                self.waiting.insert(ticket, Waiting { ino, operation, on });
-                self.wait_on(ticket, on);
+                self.wait_on(ticket, ino, operation, on);
                 Outcome::Wait(ticket)
             }
         }
     }
 
-    /// Lets an operator wait for the read of a source that is on its way.
+    /// Lets an operator wait for the reads of a file's sources that are on their way.
     pub(super) fn wait_for_fetch(
         &mut self,
         ino: Ino,
-        source: SourceId,
+        sources: &Sources,
         operation: Operation,
     ) -> Outcome<Answer> {
         let ticket = Ticket(self.fresh_id());
-        let on = On { source: Some(source), list: None };
-        self.waiting.insert(ticket, Waiting { ino, operation, on });
-        self.wait_on(ticket, on);
+        let on = On { sources: sources.iter().collect(), list: None };
+        self.wait_on(ticket, ino, operation, on);
         Outcome::Wait(ticket)
     }
 
-    fn wait_on(&mut self, ticket: Ticket, on: On) {
-        if let Some(waiting) = self.waiting.get_mut(&ticket) {
-            // Of two that it waited for, the other one may still have it.
-            let before = waiting.on;
-            waiting.on = On { source: on.source.or(before.source), list: on.list.or(before.list) };
-        }
-        if let Some(id) = on.source {
-            self.touch_source(id);
-        }
-        if let Some(source) = on.source.and_then(|id| self.sources.aside(&id)) {
-            source.waiters.insert(ticket);
+    fn wait_on(&mut self, ticket: Ticket, ino: Ino, operation: Operation, on: On) {
+        for id in &on.sources {
+            self.touch_source(*id);
+            if let Some(source) = self.sources.aside(id) {
+                source.waiters.insert(ticket);
+            }
         }
         if let Some(list) = on.list.and_then(|ino| self.lists.get_mut(&ino)) {
             list.waiters.insert(ticket);
+        }
+        match self.waiting.get_mut(&ticket) {
+            // Of several that it waited for, the others may still have it.
+            Some(Waiting { on: before, .. }) => {
+                before.sources.extend(on.sources);
+                before.sources.sort_unstable();
+                before.sources.dedup();
+                before.list = on.list.or(before.list);
+            }
+            None => drop(self.waiting.insert(ticket, Waiting { ino, operation, on })),
         }
     }
 
@@ -162,44 +166,55 @@ impl<B: Body> Engine<B> {
         start: Start,
         fx: &mut Effects,
     ) -> Attempt {
-        let Some((id, piece, _)) = self.file_of(ino) else {
+        let Some(view) = self.file_of(ino) else {
             return Attempt::Done(Err(FsError::NoSuchName));
         };
         let minting = match operation {
             Operation::Open { .. } | Operation::Refresh => Minting::Allowed,
             Operation::Attributes | Operation::OpenDirectory { .. } => Minting::Forbidden,
         };
-        let under_way = self.sources.get(&id).is_some_and(|source| source.fetch != Fetch::Idle);
-        if operation == Operation::Refresh && under_way {
+        if operation == Operation::Refresh {
             // What may still be shown is no answer to it.
-            return Attempt::Pending(On { source: Some(id), list: None });
+            let is_under_way =
+                |id: &SourceId| self.sources.get(id).is_some_and(|source| source.fetch != Fetch::Idle);
+            let under_way: Vec<SourceId> = view.sources.iter().filter(is_under_way).collect();
+            if !under_way.is_empty() {
+                return Attempt::Pending(On { sources: under_way, list: None });
+            }
         }
-        let demand = self.demand(at, id, minting, start, fx);
-        if operation == Operation::Refresh
-            && demand != Demand::Waiting
-            && let Some(failure) = self.sources.get(&id).and_then(|source| source.failure.as_ref())
-        {
-            // What was there before may live on; the refresh has failed all the same.
-            return Attempt::Done(Err(failure.fault.situation()));
-        }
+        let demand = self.demand_all(at, &view.sources, minting, start, fx);
         match demand {
-            Demand::Waiting => Attempt::Pending(On { source: Some(id), list: None }),
-            Demand::Failed(error) => Attempt::Done(Err(error)),
-            Demand::Ready => Attempt::Done(match operation {
-                Operation::Open { request } => {
-                    self.open_file(at, ino, id, piece, request).map(Answer::Opened)
-                }
-                Operation::Refresh => self.refreshed(at.now, id, &piece),
+            Ok(sources) if !sources.is_empty() => Attempt::Pending(On { sources, list: None }),
+            Err(error) if operation != Operation::Refresh => Attempt::Done(Err(error)),
+            Ok(_) | Err(_) => Attempt::Done(match operation {
+                Operation::Open { request } => self.open_file(at, ino, view, request, fx).map(Answer::Opened),
+                Operation::Refresh => self.refreshed(at, &view, demand.err(), fx),
                 Operation::Attributes | Operation::OpenDirectory { .. } => {
-                    self.file_attributes(at.now, ino).map(Answer::Attributes)
+                    self.file_attributes(at, ino, fx).map(Answer::Attributes)
                 }
             }),
         }
     }
 
     /// Whether what came in has what this file shows.
-    fn refreshed(&self, now: BootTime, id: SourceId, piece: &Piece) -> Result<Answer, FsError> {
-        match self.live(now, id).and_then(|generation| generation.bodies.get(piece)) {
+    fn refreshed(
+        &mut self,
+        at: Moment,
+        view: &View,
+        failed: Option<FsError>,
+        fx: &mut Effects,
+    ) -> Result<Answer, FsError> {
+        // What was there before may live on; the refresh has failed all the same.
+        let failure = view.sources.iter().find_map(|id| self.failure_of(id));
+        if let Some(error) = failure.map(|failure| failure.fault.situation()).or(failed) {
+            return Err(error);
+        }
+        let Some(showing) = self.showing(at.now, view) else { return Ok(Answer::Refreshed) };
+        if view.composed().is_some() {
+            let parts = showing.named();
+            return self.compose(at, view, &parts, fx).map(|_| Answer::Refreshed);
+        }
+        match showing.body {
             Some(Err(failure)) => Err(failure.fault.situation()),
             Some(Ok(_)) | None => Ok(Answer::Refreshed),
         }
@@ -254,9 +269,11 @@ impl<B: Body> Engine<B> {
 
     /// A caller waits for nothing that is on its way: it is to be tried again, or answered.
     pub(super) fn wait_for_nothing(&mut self, ticket: Ticket) {
-        let Some(Waiting { on, .. }) = self.waiting.get(&ticket).copied() else { return };
-        if let Some(source) = on.source.and_then(|id| self.sources.aside(&id)) {
-            source.waiters.remove(&ticket);
+        let Some(Waiting { on, .. }) = self.waiting.get(&ticket).cloned() else { return };
+        for id in on.sources {
+            if let Some(source) = self.sources.aside(&id) {
+                source.waiters.remove(&ticket);
+            }
         }
         if let Some(list) = on.list.and_then(|ino| self.lists.get_mut(&ino)) {
             list.waiters.remove(&ticket);
@@ -264,10 +281,11 @@ impl<B: Body> Engine<B> {
     }
 
     pub(super) fn try_again(&mut self, at: Moment, ticket: Ticket, start: Start, fx: &mut Effects) {
-        let Some(Waiting { ino, operation, .. }) = self.waiting.get(&ticket).copied() else { return };
+        let Some(Waiting { ino, operation, .. }) = self.waiting.get(&ticket).cloned() else { return };
         match self.attempt(at, ino, operation, start, fx) {
-            Attempt::Pending(on) => self.wait_on(ticket, on),
+            Attempt::Pending(on) => self.wait_on(ticket, ino, operation, on),
             Attempt::Done(answer) => {
+                self.wait_for_nothing(ticket);
                 self.waiting.remove(&ticket);
                 fx.push(Effect::Answer { ticket, answer });
             }
@@ -281,17 +299,17 @@ impl<B: Body> Engine<B> {
             engine.wait_for_nothing(ticket);
             let Some(Waiting { ino, operation, .. }) = engine.waiting.remove(&ticket) else { return };
             match engine.file_of(ino) {
-                Some((source, _, _)) => engine.note_silence(source, fx),
+                Some(view) => view.sources.iter().for_each(|id| engine.note_silence(id, fx)),
                 None => engine.note_silent_directory(ino, fx),
             }
             let gone = engine.vanished.contains_key(&ino);
-            let stale = engine.file_of(ino).filter(|(id, _, _)| !gone && engine.live(at.now, *id).is_some());
+            let stale = engine.file_of(ino).filter(|view| !gone && engine.showing(at.now, view).is_some());
             let answer = match (operation, stale) {
-                (Operation::Open { request }, Some((id, piece, _))) => {
-                    engine.open_file(at, ino, id, piece, request).map(Answer::Opened)
+                (Operation::Open { request }, Some(view)) => {
+                    engine.open_file(at, ino, view, request, fx).map(Answer::Opened)
                 }
                 (Operation::Attributes, Some(_)) => {
-                    engine.file_attributes(at.now, ino).map(Answer::Attributes)
+                    engine.file_attributes(at, ino, fx).map(Answer::Attributes)
                 }
                 (
                     Operation::Open { .. }

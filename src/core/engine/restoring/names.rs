@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use crate::core::effect::Effect;
+use crate::core::engine::composing::View;
 use crate::core::engine::restoring::NO_SOURCE;
 use crate::core::engine::restoring::cells::{Cells, Meanings};
 use crate::core::engine::{Effects, Engine};
 use crate::core::handles::{DirectoryEntry, OpenDirectory, OpenFile};
-use crate::core::name::{FileName, Ino, SourceId};
+use crate::core::name::{FileName, GenerationId, HandleId, Ino, SourceId};
 use crate::core::source::{Body, Piece};
+use crate::core::sources::Sources;
 use crate::core::state::{NameCell, NodeCell, OpenDirectoryCell, OpenFileCell};
-use crate::core::time::BootTime;
+use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Field, Node, Told, TreeDirectory};
 
 /// A size that no file has: whatever a file turns out to have is another one, and the kernel must be told.
@@ -109,19 +111,24 @@ impl<B: Body> Engine<B> {
     }
 
     /// What is open. A handle of what is gone stays: its reads fail, and its RELEASE is known.
-    pub(super) fn restore_handles(&mut self, now: BootTime, cells: &mut Cells<B>, known: &Meanings) {
+    pub(super) fn restore_handles(
+        &mut self,
+        at: Moment,
+        cells: &mut Cells<B>,
+        known: &Meanings,
+        fx: &mut Effects,
+    ) {
         for (id, cell) in std::mem::take(&mut cells.files) {
-            let file = self.restored_file(&cell, known);
-            let source = self.sources.aside(&file.source);
-            if let Some(generation) = source.and_then(|one| one.generation_mut(file.generation)) {
-                generation.handles.insert(id);
+            let file = self.restored_file(at, &cell, known, fx);
+            if file.body.is_some() {
+                self.reads(id, &file);
             }
             self.handles.restore_file(id, file);
         }
         for (id, cell) in std::mem::take(&mut cells.directories) {
             let OpenDirectoryCell { ino, parent, request, entries } = cell;
             let entries = match entries {
-                None if self.tree.is_declared_directory(ino) => self.entries_now(now, ino),
+                None if self.tree.is_declared_directory(ino) => self.entries_now(at.now, ino),
                 None => Vec::new(),
                 Some(entries) => {
                     let shown = entries.into_iter().filter_map(|(name, node)| {
@@ -136,23 +143,59 @@ impl<B: Body> Engine<B> {
         }
     }
 
-    fn restored_file(&self, cell: &OpenFileCell<'_>, known: &Meanings) -> OpenFile<B> {
-        let OpenFileCell { ino, source, piece, generation, request } = cell;
-        let (ino, generation, request) = (*ino, *generation, *request);
-        let shows = |source: SourceId| -> Option<Piece> {
-            match piece.as_ref() {
-                Piece::File(then) => {
-                    let now = known.files.get(then)?;
-                    (self.files[now.id.0 as usize].source == source).then_some(Piece::File(now.id))
-                }
-                field @ Piece::Field(_) => Some(field.clone()),
+    /// Notes that a handle reads its generations.
+    fn reads(&mut self, id: HandleId, file: &OpenFile<B>) {
+        for (source, generation) in &file.parts {
+            let source = self.sources.aside(source);
+            if let Some(generation) = source.and_then(|one| one.generation_mut(*generation)) {
+                generation.handles.insert(id);
             }
+        }
+        if let Some(composed) = file.composed() {
+            self.note_composed_open(id, composed, &file.parts);
+        }
+    }
+
+    fn restored_file(
+        &mut self,
+        at: Moment,
+        cell: &OpenFileCell<'_>,
+        known: &Meanings,
+        fx: &mut Effects,
+    ) -> OpenFile<B> {
+        let OpenFileCell { ino, source, piece, generation, more, request } = cell;
+        let parts = [(*source, *generation)].into_iter().chain(more.iter().copied());
+        let meant = |(then, which)| Some((*known.sources.get(&then)?, which));
+        let view = parts.clone().map(meant).collect::<Option<Vec<_>>>().and_then(|parts| {
+            let sources = Sources::several(parts.iter().map(|(source, _)| *source))?;
+            Some((self.restored_view(sources, piece, known)?, parts))
+        });
+        let Some((view, parts)) = view else {
+            let (piece, parts) = (piece.clone().into_owned(), vec![(NO_SOURCE, *generation)]);
+            return OpenFile { ino: *ino, parts, piece, body: None, request: *request };
         };
-        let now = known.sources.get(source).and_then(|id| Some((*id, shows(*id)?)));
-        let (source, piece) = now.unwrap_or_else(|| (NO_SOURCE, piece.clone().into_owned()));
-        let body = self.sources.get(&source).and_then(|one| one.generation(generation));
-        let body = body.and_then(|one| one.bodies.get(&piece)?.as_ref().ok().cloned());
-        OpenFile { ino, source, piece, generation, body, request }
+        let is_there = |(source, which): &(SourceId, GenerationId)| {
+            self.sources.get(source).is_some_and(|one| one.generation(*which).is_some())
+        };
+        let body = match parts.iter().all(is_there) {
+            true => self.compose(at, &view, &parts, fx).ok(),
+            false => None,
+        };
+        OpenFile { ino: *ino, parts, piece: view.piece, body, request: *request }
+    }
+
+    /// What a handle shows that was opened on this; `None` if that is not shown any more, or in another way.
+    fn restored_view(&self, sources: Sources, piece: &Piece, known: &Meanings) -> Option<View> {
+        let (piece, rule) = match piece {
+            Piece::File(then) => {
+                let now = known.files.get(then)?;
+                let file = &self.files[now.id.0 as usize];
+                let same = file.sources == sources && (now.same || !sources.are_several());
+                (same.then_some(Piece::File(now.id))?, file.rule)
+            }
+            piece @ (Piece::Field(_) | Piece::Values) => (piece.clone(), self.directory),
+        };
+        Some(View { sources, piece, rule })
     }
 
     /// What the kernel believes of files, of directories whose contents are not known any more, and of names
