@@ -61,9 +61,10 @@ test: deps ## every test
 
 # Longer forms of what `make test` runs in seconds.
 .PHONY: soak
-soak: deps ## the model on a million random operations, 100 killed servers, the lease and shutdown tests ten times
+soak: deps ## half an hour of load, faults and restarts; a million random operations, 100 killed servers, and more
 	LEASEFS_MODEL_CASES=20000 $(CARGO) test --locked --release --test model -- --nocapture 2>&1
 	LEASEFS_HANDOVER_KILLS=100 $(CARGO) test --locked --test handover -- --nocapture --test-threads=1 2>&1
+	LEASEFS_SOAK_MINUTES=$${LEASEFS_SOAK_MINUTES:-30} $(CARGO) test --locked --test soak -- --nocapture 2>&1
 	for round in {1..10}; do \
 	  $(CARGO) test --locked --test mount_leases --test mount_shutdown --test leaks 2>&1 || exit 1; \
 	done

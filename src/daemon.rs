@@ -20,7 +20,8 @@ mod server;
 mod stand;
 pub mod unit;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,13 +29,13 @@ use std::sync::Arc;
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 
-use crate::config::plan::{Format, IdentityPlan, MountPlan, VaultPlan};
+use crate::config::plan::{Account, Format, IdentityPlan, Method, MountPlan, VaultPlan};
 use crate::config::{self, Complaints, Environment};
 use crate::control::{ControlDirectory, ControlError, LockStoreError};
 use crate::core::compose::Compose;
 use crate::core::engine::{Engine, Layout, LayoutError, Settings};
-use crate::core::name::{FileId, SourceId};
-use crate::core::source::LeaseSettings;
+use crate::core::name::{FileId, IdentityId, SourceId};
+use crate::core::policy::LeaseSettings;
 use crate::core::time::UnixTime;
 use crate::daemon::herald::notify_systemd;
 use crate::daemon::record::Record;
@@ -44,12 +45,13 @@ use crate::fuse::mount_point::{MountError, MountPoint};
 use crate::fuse::session::{self, Kept, MountOptions};
 use crate::fuse::sharing::SharedParent;
 use crate::keeper::{Keeper, KeeperError, Papers, Program, Word};
-use crate::sandbox::SandboxError;
+use crate::sandbox;
 use crate::sealed::Sealed;
 use crate::secret::SecretBytes;
 use crate::sys::{self, secret_memory};
 use crate::vault::client::{Client, ClientError};
 
+pub use crate::sandbox::SandboxError;
 pub use crate::sealed::End;
 pub use command::{CommandMount, serve_command};
 pub use ground::Ended;
@@ -150,6 +152,28 @@ pub enum DaemonError {
     /// systemd keeps no mount for the unit.
     #[error("there is no mount to serve: the lines before this one say why it could not be made")]
     NotKept,
+    /// Only root becomes somebody else.
+    #[error("[mount] server-user is for mounts of root's: leave it out, or run as root")]
+    ServerUserWithoutRoot,
+    /// The server would find a credential shut.
+    #[error(
+        "{} can't be read by user {user}, who is to serve the mount ([mount] server-user): let that user read it, \
+         or leave server-user out", path.display()
+    )]
+    CredentialShut {
+        /// The file.
+        path: PathBuf,
+        /// The user.
+        user: String,
+    },
+    /// systemd does not start a unit anew.
+    #[error("systemd does not restart {unit}: {said}")]
+    NotRestarted {
+        /// Which.
+        unit: String,
+        /// What it says.
+        said: String,
+    },
     /// What the keeper has handed over can't be used.
     #[error("the record of the mount can't be read ({why}): unmount, then mount again")]
     Record {
@@ -179,7 +203,7 @@ pub fn run(
     // The parent goes back to what it was after the mount that is in it.
     let Prepared { mount, papers, shared: _shared } = prepare(source, options)?;
     let mut serving = Some(serving);
-    keeper.keep(mount, &papers, program, |word| match word {
+    let kept = keeper.keep(mount, &papers, program, |word| match word {
         Word::Serves => {
             if let Some(serving) = serving.take() {
                 serving();
@@ -187,8 +211,10 @@ pub fn run(
         }
         Word::Notify { state } => notify_systemd(&[NotifyState::Custom(state.trim_end())]),
         Word::GivenBack | Word::HandOver | Word::Failed { .. } => {}
-    })?;
-    Ok(())
+    });
+    // A server that is not root can't remove its socket.
+    ControlDirectory::own()?.tidy();
+    Ok(kept?)
 }
 
 /// A mount that nobody serves yet, and what its servers need.
@@ -207,6 +233,7 @@ fn prepare(source: &str, options: &Options) -> Result<Prepared, DaemonError> {
     }
     let allow_other = options.allow_other.unwrap_or(plan.mount.allow_other);
     // All that can be wrong with it is found before anything is mounted.
+    check_server_user(&plan)?;
     ControlDirectory::own()?;
     let mounted = sys::unix_time();
     drop(Client::new(&plan.vault, &plan.identities)?);
@@ -227,6 +254,31 @@ fn prepare(source: &str, options: &Options) -> Result<Prepared, DaemonError> {
     Ok(Prepared { mount, papers, shared })
 }
 
+/// Whether the user who is to serve the mount can, as far as that can be told. What is not there yet may come.
+fn check_server_user(plan: &MountPlan) -> Result<(), DaemonError> {
+    let Some(Account { uid, gid, groups }) = &plan.mount.server_user else { return Ok(()) };
+    if sys::effective_ids().0 != 0 {
+        return Err(DaemonError::ServerUserWithoutRoot);
+    }
+    let files = sandbox::credentials(plan);
+    let is_shut = |path: &&Path| {
+        File::open(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    let shut = sys::privilege::look_as(*uid, *gid, groups, || {
+        let first = files.iter().position(is_shut);
+        first.map_or(0, |index| u8::try_from(index + 1).unwrap_or(u8::MAX - 1))
+    });
+    let user = sys::privilege::user_name(*uid);
+    match shut.map_err(system("another user's rights can't be told"))? {
+        0 => Ok(()),
+        u8::MAX => Err(SandboxError::NotRoot { uid: *uid }.into()),
+        number => {
+            let path = files.get(usize::from(number) - 1).map(|path| path.to_path_buf());
+            Err(DaemonError::CredentialShut { path: path.unwrap_or_default(), user })
+        }
+    }
+}
+
 /// Lets containers that bind the parent of the mount point see the mount whenever it comes.
 fn share_parent(point: &MountPoint) -> Result<SharedParent, DaemonError> {
     let control = ControlDirectory::own()?.path().to_owned();
@@ -245,9 +297,12 @@ fn memory(max_memory: u64) -> (Option<OwnedFd>, Option<OwnedFd>) {
     // The server has less rights than this process, and the same limit.
     let _ = sys::privilege::lift_memory_limit();
     let size = sys::memory_lock_limit().map_or(wanted, |limit| wanted.min(limit / 2));
-    match secret_memory::create(size) {
-        Ok(state) => (Some(state), None),
-        Err(_) => (None, secret_memory::create_ordinary(secret_memory::SHARED).ok()),
+    // What no server could map is as good as none.
+    let state =
+        Some(size).filter(|size| *size >= Sealed::LEAST).and_then(|size| secret_memory::create(size).ok());
+    match state {
+        Some(state) => (Some(state), None),
+        None => (None, secret_memory::create_ordinary(secret_memory::SHARED).ok()),
     }
 }
 
@@ -291,6 +346,7 @@ fn make_mount_point(path: &Path) -> Result<(), DaemonError> {
 pub fn layout(plan: &MountPlan, mounted: UnixTime) -> Layout {
     Layout {
         identities: plan.identities.iter().map(|identity| identity_label(plan, identity)).collect(),
+        given: given_tokens(plan),
         sources: plan.sources.clone(),
         files: plan.files.iter().map(|file| file.spec.clone()).collect(),
         renderings: plan.files.iter().map(|file| format!("{:?}", file.format)).collect(),
@@ -312,6 +368,13 @@ pub fn layout(plan: &MountPlan, mounted: UnixTime) -> Layout {
 /// What makes the files of several secrets.
 pub fn composer(plan: &MountPlan) -> Arc<dyn Compose<SecretBytes>> {
     Arc::new(Composer::new(plan))
+}
+
+/// Identities that don't log in, since a token is all that they are given.
+fn given_tokens(plan: &MountPlan) -> BTreeSet<IdentityId> {
+    let identities = (0..).map(IdentityId).zip(&plan.identities);
+    let given = identities.filter(|(_, identity)| matches!(identity.method, Method::Token { .. }));
+    given.map(|(id, _)| id).collect()
 }
 
 /// All of an identity's configuration that decides who it logs in as. No secret: those have no place there.

@@ -30,19 +30,21 @@ use crate::config::plan::Format;
 use crate::core::effect::{Answer, Credential, Effect};
 use crate::core::engine::{Effects, Engine, FetchResult, Granted};
 use crate::core::error::{Failure, FsError};
+use crate::core::generation::Body;
 use crate::core::identity::TokenTerms;
 use crate::core::listing::Keys;
 use crate::core::name::{FileId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket};
-use crate::core::source::Body;
 use crate::core::state::Forsaken;
 use crate::core::time::{BootTime, Chance, Moment};
 use crate::driver::seal::{News, Seal};
+use crate::sealed::Full;
 use crate::secret::SecretBytes;
 use crate::vault::{Token, Vault};
 
 use breaker::Breaker;
 pub use breaker::Health;
 use clock::{Clock, Timer};
+pub use report::LOGIN_LOST;
 pub use settle::Unrevoked;
 use upstream::Upstream;
 
@@ -274,6 +276,11 @@ impl<C: Clock> Service<C> {
 
     fn engine(&self) -> Locked<'_> {
         Locked(self.shared.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Why no state is kept for a successor at present, although there is memory for it.
+    pub fn unkept(&self) -> Option<Full> {
+        self.seal(|seal| seal.lack()).flatten()
     }
 
     /// Changes what is sealed of tokens.

@@ -32,18 +32,9 @@ use crate::sandbox::domain::Domain;
 use crate::sandbox::files::Needs;
 use crate::sys::{self, MemoryLock};
 
+pub use crate::config::plan::Account as Identity;
+pub use files::credentials;
 pub use protections::{Entry, Protections, State};
-
-/// The user that the process is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// Its supplementary groups.
-    pub groups: Vec<u32>,
-}
 
 /// Where the process goes on reading and writing, besides what the plan names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +45,20 @@ pub struct Places {
     pub control: Option<PathBuf>,
     /// The directory that locks are stored in, if there is one; it is made if it is not there.
     pub locks: Option<PathBuf>,
+    /// A directory that it removes at its end, if there is one.
+    pub mount_point: Option<PathBuf>,
+    /// What becomes of files that are beside much else.
+    pub crowd: Crowd,
+}
+
+/// How files are read that may be replaced and lie in a directory that is shared with much else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Crowd {
+    /// As long as they are not replaced: then a successor has to read them.
+    #[default]
+    Pinned,
+    /// With all that is in their directory, since nobody comes after this process.
+    Open,
 }
 
 /// Why the process could not be shut in. It must end, as it may be half in.
@@ -66,7 +71,10 @@ pub enum SandboxError {
         count: usize,
     },
     /// Only root can become somebody else.
-    #[error("it can't become user {uid}: it is not root: start it as root or as that user")]
+    #[error(
+        "it can't become user {uid}: it is not root: start it as root or as that user (`User=` of a unit of \
+         systemd), or leave server-user out"
+    )]
     NotRoot {
         /// Who it was to be.
         uid: u32,

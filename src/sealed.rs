@@ -79,6 +79,9 @@ pub struct Fill {
 }
 
 impl Sealed {
+    /// The least memory that makes sense, in bytes.
+    pub const LEAST: usize = LEAST;
+
     /// How large the memory should be for entries of this many bytes altogether ([`Fill::used`]), so that copying
     /// them to make room stays rare.
     pub fn memory_for(used: usize) -> usize {

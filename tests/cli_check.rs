@@ -362,3 +362,150 @@ fn a_vault_that_is_not_there_is_told_apart_from_one_that_says_no() {
     assert_eq!(offline.code(), 0, "{}{}", offline.out(), offline.err());
     assert!(offline.out().contains("4 paths; Vault was not asked"), "{}", offline.out());
 }
+
+#[tokio::test]
+async fn rights_that_no_file_needs_are_remarked_on() {
+    let bao = bao().await;
+    let config = Config::new("[file.weather]\nsecret = \"secret/agents/weather#key\"\n");
+    for (policy, rules, told) in [
+        (
+            "wide-siblings",
+            r#"path "secret/data/agents/*" { capabilities = ["read"] }"#,
+            "read of secret/data/agents/*",
+        ),
+        ("wide-mount", r#"path "secret/*" { capabilities = ["read"] }"#, "read of secret/*,"),
+        ("wide-all", r#"path "*" { capabilities = ["read"] }"#, "read of *,"),
+        (
+            "wide-plus",
+            r#"path "secret/data/+/weather" { capabilities = ["read"] }"#,
+            "read of secret/data/+/weather,",
+        ),
+        (
+            "wide-words",
+            r#"path "secret/data/agents/weather" { capabilities = ["read", "update", "sudo"] }"#,
+            "also allows sudo, update of secret/data/agents/weather,",
+        ),
+    ] {
+        let checked = config.check_with(bao, &token_with(bao, policy, rules).await);
+        assert_eq!(checked.code(), 0, "a remark is no fault: {}", checked.out());
+        checked.line(&["warning: identity default", told]);
+        assert_eq!(checked.out().matches("warning").count(), 1, "{}", checked.out());
+    }
+    let exact = r#"path "secret/data/agents/weather" { capabilities = ["read"] }"#;
+    assert!(!config.check_with(bao, &token_with(bao, "exact", exact).await).out().contains("warning"));
+}
+
+#[tokio::test]
+async fn tokens_that_live_longer_than_anyone_needs_them_are_remarked_on() {
+    let bao = bao().await;
+    bao.write_policy("sky", r#"path "secret/data/agents/weather" { capabilities = ["read"] }"#).await;
+    let files = "[file.weather]\nsecret = \"secret/agents/weather#key\"\n";
+    let config = Config::new(files);
+    let periodic = bao.create_token(json!({"policies": ["sky"], "period": "1h"})).await;
+    let periodic = config.check_with(bao, &periodic);
+    periodic.line(&["default", "periodic, lives for", "renewable by 1h without an end"]);
+    assert!(!periodic.out().contains("warning"), "{}", periodic.out());
+    let long = config.check_with(bao, &bao.create_token(json!({"policies": ["sky"]})).await);
+    long.line(&["warning: identity default", "a ttl, or a period, of 1h is enough"]);
+
+    let role = bao.create_approle("long", json!({"token_policies": ["sky"]})).await;
+    let approle = Config::new(&format!(
+        "[identity.default]\nmethod = \"approle\"\nrole-id = \"{}\"\nsecret-id-file = \"{}\"\n{files}",
+        role.role_id,
+        role.secret_id_file.display()
+    ));
+    let checked = approle.check(&[], &[("VAULT_ADDR", bao.address())]);
+    assert_eq!(checked.code(), 0, "{}", checked.out());
+    checked.line(&["warning: identity default", "the role's token_ttl of 1h is enough"]);
+}
+
+#[tokio::test]
+async fn leases_are_held_against_the_rule_where_the_role_may_be_read() {
+    let bao = bao().await;
+    let role =
+        |ttl: &str| json!({"allow_any_name": true, "generate_lease": true, "ttl": ttl, "max_ttl": "72h"});
+    bao.write("pki/roles/short", role("90s")).await;
+    bao.write("pki/roles/right", role("1h")).await;
+    bao.write("pki/roles/long", role("48h")).await;
+    let file = |name: &str| {
+        format!(
+            "[file.{name}]\nsecret = \"pki/issue/{name}#certificate\"\nparams = {{ common_name = \"a\" }}\n"
+        )
+    };
+    let config = Config::new(&["short", "right", "long", "absent"].map(file).concat());
+    let issue = ["short", "right", "long", "absent"]
+        .map(|name| format!("path \"pki/issue/{name}\" {{ capabilities = [\"update\"] }}\n"));
+    let revoke = "path \"sys/leases/revoke\" { capabilities = [\"update\"] }\n";
+    let least = token_with(bao, "issues", &(issue.concat() + revoke)).await;
+    let least = config.check_with(bao, &least);
+    assert_eq!((least.code(), least.out().contains("warning")), (0, false), "{}", least.out());
+
+    let roles = "path \"pki/roles/*\" { capabilities = [\"read\"] }\n";
+    let reads = token_with(bao, "issues-and-reads", &(issue.concat() + revoke + roles)).await;
+    let reads = config.check_with(bao, &reads);
+    assert_eq!(reads.code(), 1);
+    reads.line(&["pki/issue/absent", "no role at pki/roles/absent"]);
+    reads.line(&["warning: pki/issue/short", "an outage of Vault of 30s", "default_ttl to 3m or more"]);
+    reads.line(&["warning: pki/issue/long", "live for 2days"]);
+    assert!(!reads.out().contains("warning: pki/issue/right"), "{}", reads.out());
+    assert!(bao.leases("pki/issue/short").await.is_empty(), "nothing was issued");
+}
+
+#[tokio::test]
+async fn values_that_are_no_texts_are_remarked_on_where_they_are_shown() {
+    let bao = bao().await;
+    let values = json!({"port": 5432, "on": true, "text": "5432", "list": [1], "hidden": 7});
+    bao.write_kv2("secret", "kinds/all", values).await;
+    let files = ["port", "on", "text", "list"]
+        .map(|field| format!("[file.{field}]\nsecret = \"secret/kinds/all#{field}\"\n"));
+    let rules = r#"path "secret/data/kinds/all" { capabilities = ["read"] }"#;
+    let checked = Config::new(&files.concat()).check_with(bao, &token_with(bao, "kinds", rules).await);
+    assert_eq!(checked.code(), 0);
+    checked.line(&["warning: secret/kinds/all", "\"port\"", "a number, which KV may have rounded"]);
+    checked.line(&["warning: secret/kinds/all", "\"on\"", "true or false"]);
+    checked.line(&["warning: secret/kinds/all", "\"list\"", "a list or an object"]);
+    assert_eq!(checked.out().matches("warning").count(), 3, "{}", checked.out());
+    assert!(!checked.out().contains("5432"), "a check shows no value: {}", checked.out());
+}
+
+#[tokio::test]
+async fn an_identity_that_cannot_log_in_has_rows_of_its_own_and_the_others_go_on() {
+    let bao = bao().await;
+    bao.write_policy("good", r#"path "secret/data/agents/weather" { capabilities = ["read"] }"#).await;
+    let role = bao.create_approle("good", json!({"token_policies": ["good"], "token_ttl": "1h"})).await;
+    let identity = |name: &str, secret_id: &std::path::Path| {
+        format!(
+            "[identity.{name}]\nmethod = \"approle\"\nrole-id = \"{}\"\nsecret-id-file = \"{}\"\n\
+             [file.{name}]\nidentity = \"{name}\"\nsecret = \"secret/agents/weather#key\"\n",
+            role.role_id,
+            secret_id.display()
+        )
+    };
+    let wrong = bao.secret_file("wrong.secret-id", "00000000-0000-0000-0000-000000000000");
+    let absent = bao.directory().join("absent.secret-id");
+    let config = Config::new(
+        &(identity("broken", &wrong)
+            + &identity("good", &role.secret_id_file)
+            + &identity("missing", &absent)),
+    );
+    let variables = [("VAULT_ADDR", bao.address())];
+    let checked = config.check(&[], &variables);
+    assert_eq!(checked.code(), 1, "{}{}", checked.out(), checked.err());
+    checked.line(&["broken ", "approle", "no login"]);
+    checked.line(&["missing ", "approle", "no login", "absent.secret-id"]);
+    checked.line(&["good ", "approle", "service, lives for", "renewable"]);
+    checked.line(&["secret/agents/weather", "broken ", "no ", "can't log in"]);
+    checked.line(&["secret/agents/weather", "kv v2", "good ", "yes"]);
+    let report: Value = serde_json::from_str(&config.check(&["--json"], &variables).out()).unwrap();
+    let readable: Vec<&str> =
+        report["paths"].as_array().unwrap().iter().filter_map(|one| one["readable"].as_str()).collect();
+    assert_eq!(readable, ["no", "yes", "no"]);
+}
+
+#[test]
+fn plain_http_to_another_host_is_remarked_on_even_offline() {
+    let text = "[vault]\naddress = \"http://vault.example.internal:8200\"\nallow-http = true\n";
+    let checked = Config::new(&(text.to_owned() + KV)).check(&["--offline"], &[("VAULT_TOKEN", "x")]);
+    assert_eq!(checked.code(), 0, "{}", checked.err());
+    checked.line(&["warning", "http://vault.example.internal:8200", "in the clear"]);
+}

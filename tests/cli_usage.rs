@@ -13,8 +13,10 @@ use std::process::Output;
 
 use support::mount::leasefs;
 
-const COMMANDS: [&str; 11] =
-    ["mount", "run", "status", "explain", "revoke", "refresh", "lock", "unlock", "wait", "unmount", "check"];
+const COMMANDS: [&str; 13] = [
+    "mount", "run", "status", "explain", "revoke", "refresh", "lock", "unlock", "wait", "unmount", "check",
+    "policy", "init",
+];
 
 fn run(arguments: &[&str]) -> Output {
     leasefs().args(arguments).output().unwrap()
@@ -46,6 +48,8 @@ fn arguments_that_make_no_sense_end_with_64_and_nothing_on_standard_output() {
         &["mount", "./agent.toml"],
         &["mount", "./agent.toml", "/mnt", "-o", "uid=0"],
         &["run"],
+        &["init"],
+        &["policy"],
         &["run", "--file", "a=b/c"],
         &["run", "--", "true"],
         &["run", "--file", "a", "--", "true"],

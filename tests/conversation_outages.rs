@@ -151,6 +151,25 @@ async fn however_vault_fails_nobody_waits_long_and_it_is_over_soon_after() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_held_goes_on_if_vault_is_back_a_moment_before_its_grace_is_over() {
+    let (config, vault) = many(20);
+    let config = config.replace("\"1m\"", "\"1s\"").replace("\"30m\"", "\"30s\"");
+    let world = World::start(&config, vault);
+    let names: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    let handles = world.open_all(&names).await.unwrap();
+    // It is asked in vain so often that the next pause would be longer than what is left.
+    everything(&world.vault, &after(5 * MS, Fault::Unreachable));
+    pass(26 * S).await;
+    world.vault.come_back();
+    for _ in 0..100 {
+        pass(100 * MS).await;
+        for (name, handle) in names.iter().zip(&handles) {
+            assert_eq!(world.read(*handle).as_deref(), Ok("value"), "{name}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_leader_its_health_is_good_and_it_is_not_asked_over_and_over_all_the_same() {
     let world = World::start(AGENT, vault());
     world.cat("weather").await.unwrap();

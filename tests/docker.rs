@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use support::docker::{self, Daemon};
+use support::guide::{self, Block};
 use support::mount::eventually;
 use support::scenarios::{run_together, scenarios};
 use support::systemd::{Machine, Tree};
@@ -182,23 +183,8 @@ fn recipes() {
     );
 }
 
-/// A fenced block of the manual.
-struct Block {
-    heading: &'static str,
-    kind: &'static str,
-    text: &'static str,
-}
-
 fn blocks() -> impl Iterator<Item = Block> {
-    let sections = MANUAL.split("\n## ").skip(1);
-    sections.flat_map(|section| {
-        let heading = section.lines().next().unwrap();
-        let fenced = section.split("\n```").skip(1).step_by(2);
-        fenced.map(move |block| {
-            let (kind, text) = block.split_once('\n').unwrap();
-            Block { heading, kind, text }
-        })
-    })
+    guide::blocks(MANUAL)
 }
 
 impl Host {
@@ -230,7 +216,7 @@ impl Host {
     /// A service whose tree is where that of "billing" is in the manual; not started yet.
     fn place(&self, tenant: &str) {
         for block in blocks().filter(|block| block.heading == "A directory for each tenant") {
-            if let Some(path) = block.path() {
+            if let Some(path) = path(&block) {
                 self.machine.write(&path.replace("billing", tenant), &block.text.replace("billing", tenant));
             }
         }
@@ -273,11 +259,9 @@ impl Host {
     }
 }
 
-impl Block {
-    /// Where a block that is a file belongs, as its first line says.
-    fn path(&self) -> Option<&'static str> {
-        self.text.lines().next()?.strip_prefix("# ").filter(|path| path.starts_with('/'))
-    }
+/// Where a block that is a file belongs, as its first line says.
+fn path(block: &Block) -> Option<&'static str> {
+    block.text.lines().next()?.strip_prefix("# ").filter(|path| path.starts_with('/'))
 }
 
 /// A container that runs and sees a tree.
@@ -441,7 +425,7 @@ fn one_tree(host: &Host) {
 fn a_directory_for_each_tenant(host: &Host) {
     host.configure("billing", 0);
     for block in blocks().filter(|block| block.heading == "A directory for each tenant") {
-        if let Some(path) = block.path() {
+        if let Some(path) = path(&block) {
             host.machine.write(path, block.text);
         }
     }

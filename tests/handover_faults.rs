@@ -1,5 +1,6 @@
-//! Servers with faults: a request that ends each server that takes it up, and a state that can't be read. The binary
-//! of a mount is replaced by this program, which the keeper then starts in its place. Needs root.
+//! Servers with faults: a request that ends each server that takes it up, a state that can't be read, and systems
+//! that have no memory for a state. For the first two the binary of a mount is replaced by this program, which the
+//! keeper then starts in its place; for the last one it starts the mount. Needs root.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -29,7 +30,7 @@ use fuser::{
 use leasefs::config::{self, Environment};
 use leasefs::core::engine::Engine;
 use leasefs::core::time::{BootTime, UnixTime};
-use leasefs::daemon::{End, layout};
+use leasefs::daemon::{End, composer, layout};
 use leasefs::driver::Service;
 use leasefs::driver::clock::Clock;
 use leasefs::fuse::adapter::{Adapter, Wiring};
@@ -41,6 +42,7 @@ use leasefs::secret::SecretBytes;
 use leasefs::sys::descriptors::{inherited, pass_on};
 use leasefs::sys::{self, BootTimer, secret_memory};
 use libtest_mimic::{Arguments, Trial};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::json;
 
 use support::mount::{Mount, eventually};
@@ -55,10 +57,16 @@ const PART: &str = "part";
 /// Beside it: the binary that it replaces.
 const REAL: &str = "leasefs.real";
 
+/// As the first argument: this program runs what follows, on a kernel that seems to have no memfd_secret(2).
+const WITHOUT_SECRET_MEMORY: &str = "--without-secret-memory";
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.iter().any(|argument| argument == "--device") {
         return serve(&arguments);
+    }
+    if arguments.get(1).is_some_and(|argument| argument == WITHOUT_SECRET_MEMORY) {
+        return without_secret_memory(&arguments[2..]);
     }
     let trials = [
         ("a_request_that_ends_each_server_gets_eio_and_the_mount_goes_on", fatal as fn()),
@@ -66,6 +74,9 @@ fn main() {
             forgotten("version", "the sealed state has format")
         }),
         ("a_damaged_state_is_told_and_forgotten", || forgotten("damage", "")),
+        ("without_secret_memory_a_successor_begins_anew", no_secret_memory),
+        ("without_memory_to_lock_a_successor_begins_anew", no_memory_to_lock),
+        ("with_too_little_memory_to_lock_a_successor_begins_anew", too_little_memory_to_lock),
     ];
     let trials = trials.map(|(name, test)| {
         Trial::test(name, move || {
@@ -181,6 +192,105 @@ fn forgotten(part: &str, word: &str) {
     let (ended, log) = mount.stop();
     assert!(ended.success(), "{log}");
     assert_eq!(world.leases("forgot"), [lease], "all others are given back");
+}
+
+fn no_secret_memory() {
+    let program = std::env::current_exe().unwrap();
+    stateless(&[program.to_str().unwrap(), WITHOUT_SECRET_MEMORY], "gives no secret memory (memfd_secret)");
+}
+
+fn no_memory_to_lock() {
+    stateless(&limited("--memlock=4096:4096"), "RLIMIT_MEMLOCK is 4096 bytes");
+}
+
+fn too_little_memory_to_lock() {
+    stateless(&limited("--memlock=65536:65536"), "the state takes");
+}
+
+/// Starts a command with this limit, and without the rights to lock more and to lift it.
+fn limited(limit: &str) -> [&str; 4] {
+    ["setpriv", "--bounding-set=-ipc_lock,-sys_resource", "prlimit", limit]
+}
+
+/// A mount that can leave no state: it works, it says so, and a server that is killed is followed by one that logs
+/// in anew. What the first one has obtained ends with its token.
+fn stateless(through: &[&str], reason: &str) {
+    let world = World::start();
+    world.role("anew", 60, 600);
+    let large = |index: usize| format!("<{index}>").repeat(400);
+    let mut config = format!("[vault]\naddress = \"{}\"\n", world.bao.address())
+        + &world.approle("anew", json!({"token_ttl": "8s"}))
+        + "[file.user]\nsecret = \"database/creds/anew#username\"\n[tree.tree]\nsecret = \"secret/tree/\"\n";
+    for index in 0..20 {
+        world.wait(world.bao.write_kv2("secret", &format!("tree/{index}"), json!({"key": large(index)})));
+        config += &format!("[file.\"kv/{index}\"]\nsecret = \"secret/tree/{index}#key\"\n");
+    }
+    let mount = Mount::start_through(through, &config, &[]);
+    let all_is_there = || {
+        for index in 0..20 {
+            for name in [format!("kv/{index}"), format!("tree/{index}/key")] {
+                let read = mount.read(&name).map_err(|error| error.to_string());
+                assert_eq!(read, Ok(large(index)), "{name}\n{}", mount.log());
+            }
+        }
+    };
+    all_is_there();
+    let user = mount.read("user").unwrap();
+    let (lease, tokens) = (world.lease("anew"), world.accessors("anew"));
+    assert_eq!(tokens.len(), 1);
+    let told = |status: serde_json::Value| {
+        let losses = status["losses"].as_array().unwrap().iter().filter_map(serde_json::Value::as_str);
+        let anew = losses.filter(|loss| loss.contains("no state can be kept, a restart logs in anew"));
+        anew.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let is_told = || {
+        let losses = told(mount.status().unwrap());
+        assert!(matches!(&losses[..], [one] if one.contains(reason)), "{losses:?}\n{}", mount.log());
+    };
+    is_told();
+    let open = ["user", "kv/3", "tree/7/key"].map(|name| File::open(mount.path(name)).unwrap());
+
+    let killed = mount.kill_server();
+    let began = std::time::Instant::now();
+    for file in &open {
+        let read = file.read_at(&mut [0; 16], 0).map_err(|error| error.raw_os_error());
+        assert_eq!(read, Err(Some(libc::ESTALE)), "{}", mount.log());
+    }
+    let next = mount.read("user").unwrap();
+    assert_ne!(next, user, "another login, another account");
+    all_is_there();
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    mount.wait_for_successor(killed);
+    drop(open);
+    is_told();
+    let known = eventually(PATIENCE, || mount.readers().is_empty());
+    assert!(known.is_some(), "nothing is open, known: {:?}", mount.readers());
+
+    // Nobody knows the first token any more, so that nothing keeps it.
+    assert!(world.accessors("anew").len() <= 2);
+    let over = eventually(PATIENCE, || world.facts(&lease).is_none() && world.token(&tokens[0]).is_none());
+    assert!(over.is_some(), "{:?}", world.leases("anew"));
+    assert_eq!(mount.read("user").unwrap(), next, "{}", mount.log());
+    assert_eq!((world.leases("anew").len(), world.accounts("anew")), (1, 1));
+    let (ended, log) = mount.stop();
+    assert!(ended.success(), "{log}");
+    assert!(log.contains("all leases were given back"), "{log}");
+    world.wait_until_nothing_is_left_of("anew", PATIENCE);
+    assert_eq!(world.accessors("anew"), [""; 0]);
+}
+
+// ---- In the place of a system ----
+
+/// Runs a command to which memfd_secret(2) does not exist.
+fn without_secret_memory(command: &[String]) {
+    let calls = [(libc::SYS_memfd_secret, Vec::new())].into();
+    let architecture = std::env::consts::ARCH.try_into().unwrap();
+    let (others, these) = (SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.cast_unsigned()));
+    let filter: BpfProgram =
+        SeccompFilter::new(calls, others, these, architecture).unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&filter).unwrap();
+    let error = Command::new(&command[0]).args(&command[1..]).exec();
+    panic!("{error}");
 }
 
 // ---- In the place of a server ----
@@ -338,7 +448,7 @@ fn serve_with_a_fault(arguments: &[String]) {
     let requests = store.requests();
     let killed = arguments.iter().any(|argument| argument == "--killed");
     requests.take_stock(if killed { End::Kill } else { End::Fault });
-    let engine = Engine::<SecretBytes>::new(layout(&plan, sys::unix_time())).unwrap();
+    let engine = Engine::<SecretBytes>::new(layout(&plan, sys::unix_time()), composer(&plan)).unwrap();
     let (service, _inbox) = Service::new(engine, FatalClock);
     let adapter = Adapter::new(service, Arc::new(Wiring::default())).noting(Some(requests));
     let device = take("--device");

@@ -13,7 +13,8 @@
 mod support;
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -41,12 +42,16 @@ fn moments() {
         &world,
         &scenarios![
             a_login_on_its_way_is_done_again,
+            a_login_on_its_way_is_told_of,
             a_credential_being_minted_is_reported_and_dies_with_its_token,
             a_renewal_on_its_way_is_done_again,
             a_revocation_on_its_way_is_done_again,
             servers_killed_in_quick_succession_keep_everything,
             told_to_end_at_the_moment_of_a_kill_everything_is_given_back,
             a_kill_while_everything_is_given_back_leaves_nothing,
+            a_server_killed_while_it_is_unmounted_is_followed_by_one_that_goes_on_with_it,
+            another_user_serves_a_mount_of_root_s_and_so_do_its_successors,
+            who_cannot_serve_is_told_before_anything_is_mounted,
             without_its_keeper_a_server_gives_everything_back_and_the_next_start_replaces_the_mount,
             where_the_kernel_cannot_send_again_nothing_hangs,
             an_upgrade_under_load_is_not_noticed,
@@ -127,6 +132,37 @@ fn a_login_on_its_way_is_done_again(world: &World) {
     world.wait_until_nothing_is_left_of("login", PATIENCE);
     // The one that nobody got lives until its end: it was never known.
     assert!(world.accessors("login").len() <= 1, "{log}");
+}
+
+fn a_login_on_its_way_is_told_of(world: &World) {
+    let scene = Scene::new(world, "lost", 600);
+    scene.proxy.trouble_for("approle/login", Trouble::Delay(WHILE));
+    let mount = scene.mount();
+    scene.wait_for_request("approle/login", 0);
+    let killed = mount.kill_server();
+    mount.wait_for_log(
+        "a login was under way when the server ended; its token, if one was issued, lives until",
+    );
+    mount.wait_for_successor(killed);
+    scene.assert_works(&mount);
+    let told = mount.status().unwrap();
+    let lost = told["lost_logins"].as_array().unwrap();
+    assert_eq!(lost.len(), 1, "{told}");
+    assert_eq!(lost[0]["identity"], "default");
+    let left = lost[0]["expires"]["in_seconds"].as_u64().unwrap();
+    assert!((3000..=3600).contains(&left), "an hour is what the role gives: {left}");
+    let root = mount.root();
+    let (_, text) = mount.command(&["status", root.to_str().unwrap()]);
+    assert!(text.contains("tokens that may live on in Vault:"), "{text}");
+    let (judged, text) = mount.command(&["status", "--check", root.to_str().unwrap()]);
+    assert_eq!(judged.code(), Some(1), "{text}");
+    assert!(text.contains("a login was under way"), "{text}");
+    // The token was issued, and is one more than those that were given back.
+    assert_eq!(world.accessors("lost").len(), 2);
+    let (ended, log) = mount.stop();
+    assert!(ended.success(), "{ended}\n{log}");
+    world.wait_until_nothing_is_left_of("lost", PATIENCE);
+    assert_eq!(world.accessors("lost").len(), 1, "{log}");
 }
 
 fn a_credential_being_minted_is_reported_and_dies_with_its_token(world: &World) {
@@ -259,6 +295,136 @@ fn a_kill_while_everything_is_given_back_leaves_nothing(world: &World) {
     assert!(ended.success(), "{ended}\n{log}");
     assert!(!mount.is_mounted(), "{log}");
     scene.assert_nothing_is_left(&log);
+}
+
+fn a_server_killed_while_it_is_unmounted_is_followed_by_one_that_goes_on_with_it(world: &World) {
+    let scene = Scene::new(world, "midway", 600);
+    let mut mount = scene.mount();
+    scene.assert_works(&mount);
+    let before = scene.proxy.count("revoke");
+    scene.proxy.trouble_for("revoke", Trouble::Delay(WHILE));
+    let root = mount.root();
+    let unmounting = thread::spawn(move || {
+        support::mount::leasefs().args(["unmount", root.to_str().unwrap()]).output().unwrap()
+    });
+    scene.wait_for_request("revoke", before);
+    mount.kill_server();
+    // Once more, while the next one gives everything back.
+    scene.wait_for_request("revoke", before + 1);
+    mount.kill_server();
+    scene.proxy.recover();
+    let output = unmounting.join().unwrap();
+    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), mount.log());
+    let (ended, log) = (mount.wait(), mount.log());
+    assert!(ended.success(), "{ended}\n{log}");
+    assert!(!mount.is_mounted(), "{log}");
+    assert!(log.contains("the server before this one had begun to"), "{log}");
+    assert_eq!(scene.proxy.count("approle/login"), 1, "{:?}", scene.proxy.requests());
+    scene.assert_nothing_is_left(&log);
+}
+
+/// Who serves mounts of root's here; there is no such account.
+const SERVER: u32 = 12_345;
+
+/// A configuration whose server is another user, and whose secret id belongs to `owner`.
+fn served_by_another(scene: &Scene<'_>, directory: &Path, owner: u32) -> String {
+    let secret_id = directory.join("secret-id");
+    let text = |line: &str| line.split('"').nth(1).unwrap().to_owned();
+    let line = scene.config.lines().find(|line| line.starts_with("secret-id-file")).unwrap();
+    fs::write(&secret_id, fs::read_to_string(text(line)).unwrap()).unwrap();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&secret_id, fs::Permissions::from_mode(0o400)).unwrap();
+    chown(&secret_id, Some(owner), Some(owner)).unwrap();
+    let config = scene.config.replace(line, &format!("secret-id-file = \"{}\"", secret_id.display()));
+    format!("[mount]\nserver-user = {SERVER}\n{config}")
+}
+
+/// The fields of `/proc/T/status` that say who a process is.
+fn who_is(pid: u32) -> Vec<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let fields = ["Uid:", "Gid:", "Groups:", "CapEff:"];
+    let line =
+        |field| status.lines().find_map(|line: &str| line.strip_prefix(field)).unwrap().trim().to_owned();
+    fields.map(line).to_vec()
+}
+
+fn another_user_serves_a_mount_of_root_s_and_so_do_its_successors(world: &World) {
+    let scene = Scene::new(world, "served", 600);
+    let directory = tempfile::tempdir().unwrap();
+    let config = served_by_another(&scene, directory.path(), SERVER);
+    let mut mount = Mount::start(&config, &[]);
+    let root = mount.root();
+    let root = root.to_str().unwrap();
+    scene.assert_works(&mount);
+    let (lease, file) = (world.lease("served"), File::open(mount.path("user")).unwrap());
+    let user = mount.read("user").unwrap();
+    let (ended, text) = mount.command(&["lock", root, "key", "--reason", "an incident"]);
+    assert!(ended.success(), "it is stored as well: {text}");
+    for _ in 0..3 {
+        let ids = format!("{SERVER}\t{SERVER}\t{SERVER}\t{SERVER}");
+        assert_eq!(who_is(mount.pid()), [&ids, &ids, &SERVER.to_string(), "0000000000000000"]);
+        assert!(who_is(mount.keeper())[0].starts_with("0\t0"), "the keeper stays root");
+        let status = mount.status().unwrap();
+        assert_eq!(status["user"], SERVER.to_string());
+        let protections = status["protections"].as_array().unwrap();
+        assert_eq!(protections.iter().find(|one| one["name"] == "user").unwrap()["state"], "on", "{status}");
+        let killed = mount.kill_server();
+        mount.wait_for_successor(killed);
+        holds(&file, &user, "user").unwrap();
+        assert_eq!(mount.errno("key"), nix::libc::EACCES, "it stays locked");
+    }
+    assert_eq!(world.lease("served"), lease, "{}", mount.log());
+    assert_eq!(scene.proxy.count("approle/login"), 1);
+    drop(file);
+    // Root serves it from the next mount on, and what was locked stays so; then the other user again.
+    fs::write(mount.directory().join("config.toml"), &scene.config).unwrap();
+    mount.restart(&[]);
+    mount.wait_for_successor(0);
+    assert!(who_is(mount.pid())[0].starts_with("0\t0"));
+    assert_eq!(mount.errno("key"), nix::libc::EACCES, "{}", mount.log());
+    fs::write(mount.directory().join("config.toml"), &config).unwrap();
+    mount.restart(&[]);
+    assert_eq!(mount.errno("key"), nix::libc::EACCES, "{}", mount.log());
+    let (ended, text) = mount.command(&["unlock", root, "key"]);
+    assert!(ended.success(), "{text}");
+    scene.assert_works(&mount);
+    let sockets = || {
+        fs::read_dir("/run/leasefs-control")
+            .unwrap()
+            .flatten()
+            .filter(|entry| {
+                let name = entry.file_name().to_string_lossy().replace('-', "/");
+                name.contains(&root[1..].replace("\\x2d", "-"))
+            })
+            .count()
+    };
+    assert_eq!(sockets(), 1);
+    scene.stop(mount);
+    assert_eq!(sockets(), 0, "its keeper removes what it may not");
+}
+
+fn who_cannot_serve_is_told_before_anything_is_mounted(world: &World) {
+    let scene = Scene::new(world, "shut", 600);
+    let directory = tempfile::tempdir().unwrap();
+    let config = served_by_another(&scene, directory.path(), 0);
+    let mut mount = Mount::launch(&config, &[]);
+    assert_eq!(mount.wait().code(), Some(78), "{}", mount.log());
+    let told = format!(
+        "{}/secret-id can't be read by user {SERVER}, who is to serve the mount",
+        directory.path().display()
+    );
+    assert!(mount.log().contains(&told), "{}", mount.log());
+    let config = directory.path().join("agent.toml");
+    fs::write(&config, format!("[mount]\nserver-user = {SERVER}\n[file.a]\nsecret = \"secret/a#b\"\n"))
+        .unwrap();
+    let mut command = support::mount::leasefs();
+    command.args(["run", "--config", config.to_str().unwrap(), "--", "true"]);
+    command.env("VAULT_TOKEN", "none").env("VAULT_ADDR", world.bao.address());
+    let output = command.uid(SERVER).gid(SERVER).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{text}");
+    assert!(text.contains("server-user is for mounts of root's"), "{text}");
+    assert_eq!(scene.proxy.count("login"), 0);
 }
 
 fn without_its_keeper_a_server_gives_everything_back_and_the_next_start_replaces_the_mount(world: &World) {

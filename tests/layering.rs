@@ -72,12 +72,13 @@ const NOT_IN_THE_CORE: [&str; 9] = [
 ];
 
 /// Each file that looks at secret bytes, and at how many places.
-const EXPOSURES: [(&str, usize); 5] = [
+const EXPOSURES: [(&str, usize); 6] = [
+    ("cli/check/lifetime.rs", 1), // a role's definition, which is no secret, for its durations
     ("driver/seal.rs", 2),        // bodies and tokens go into the sealed state
     ("fuse/adapter.rs", 2),       // the READ reply, and the last byte that brings a size to the kernel
-    ("render/mod.rs", 3),         // a file of one field, of all fields, and a directory of fields
+    ("render/mod.rs", 4), // a file of one field, of all fields, a directory of fields, and their kinds
     ("vault/auth/approle.rs", 1), // the login request
-    ("vault/http.rs", 1),         // the token header
+    ("vault/http.rs", 1), // the token header
 ];
 
 struct File {

@@ -11,7 +11,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -39,6 +39,7 @@ fn helper() {
             a_dead_leasefs_is_taken_over_and_anything_else_is_refused,
             it_mounts_in_the_namespace_that_it_is_told,
             sighup_logs_in_with_what_the_files_hold_now,
+            another_user_serves_it_if_the_configuration_says_so,
         ],
     );
 }
@@ -117,6 +118,31 @@ fn is_gone(process: Pid) -> bool {
     // It is no child of this test: whoever adopted it may not have waited for it yet.
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_none_or(|rest| rest.trim().is_empty() || rest.trim().starts_with('Z'))
+}
+
+fn another_user_serves_it_if_the_configuration_says_so(world: &World) {
+    const SERVER: u32 = 12_345;
+    let place = Place::of(world, "others");
+    let config = fs::read_to_string(place.path("agent.toml")).unwrap();
+    let line = config.lines().find(|line| line.starts_with("secret-id-file")).unwrap();
+    let config = config.replace(line, &format!("secret-id-file = \"{}\"", place.path("secret-id").display()));
+    fs::write(place.path("agent.toml"), format!("[mount]\nserver-user = {SERVER}\n{config}")).unwrap();
+    fs::copy(line.split('"').nth(1).unwrap(), place.path("secret-id")).unwrap();
+    fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(place.path("secret-id"), fs::Permissions::from_mode(0o400)).unwrap();
+    let output = place.helper(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("can't be read by user 12345"), "{said}");
+    assert_eq!(place.shown(), None);
+    chown(place.path("secret-id"), Some(SERVER), None).unwrap();
+    let daemon = place.mount();
+    assert!(!fs::read_to_string(place.path("mnt/user")).unwrap().is_empty());
+    let server = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", server.trim())).unwrap();
+    assert!(status.contains(&format!("Uid:\t{SERVER}\t{SERVER}\t{SERVER}\t{SERVER}\n")), "{status}");
+    let output = leasefs().arg("unmount").arg(place.path("mnt")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    world.wait_until_nothing_is_left_of("others", Duration::from_secs(20));
 }
 
 fn it_ends_once_the_tree_serves_and_umount_revokes_everything(world: &World) {

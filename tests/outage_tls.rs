@@ -11,17 +11,19 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use libc::{EHOSTDOWN, ETIMEDOUT};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use support::bao::Bao;
+use support::certificates;
 use support::mount::{Mount, eventually};
 use support::outage::{
     self, BACK, content, held, is_back, is_down, misses_fail_in_time, misses_soon_fail_at_once, status,
@@ -56,14 +58,10 @@ impl World {
         runtime.block_on(make_certificates(directory.path()));
         let names = ["good", "over", "other-authority", "other-name"];
         let (addresses, ports): (Vec<_>, Vec<_>) = names.iter().map(|_| reserved_port()).unzip();
-        let listeners: String = names.iter().zip(&addresses).map(|(name, address)| {
-            let file = |kind: &str| directory.path().join(format!("{name}.{kind}"));
-            format!(
-                "listener \"tcp\" {{\n  address = \"{address}\"\n  tls_cert_file = \"{}\"\n  tls_key_file = \"{}\"\n}}\n",
-                file("crt").display(),
-                file("key").display()
-            )
-        }).collect();
+        let listener = |(name, address): (&&str, &SocketAddr)| {
+            certificates::listener(&address.to_string(), directory.path(), name)
+        };
+        let listeners: String = names.iter().zip(&addresses).map(listener).collect();
         let bao = runtime.block_on(Bao::start_with_listeners(&listeners));
         let at = |index: usize| format!("https://{}", addresses[index]);
         World {
@@ -101,13 +99,7 @@ impl World {
 async fn make_certificates(directory: &Path) {
     let bao = Bao::start().await;
     for (mount, file) in [("pki", "authority"), ("wrong-pki", "wrong-authority")] {
-        bao.enable(mount, "pki", json!({})).await;
-        let root = json!({"common_name": format!("{file} of a test"), "ttl": "24h"});
-        let generate = "root/generate/internal";
-        let root = bao.write(&format!("{mount}/{generate}"), root).await;
-        fs::write(directory.join(format!("{file}.crt")), text(&root, "certificate")).unwrap();
-        let role = json!({"allow_any_name": true, "enforce_hostnames": false, "max_ttl": "12h"});
-        bao.write(&format!("{mount}/roles/server"), role).await;
+        certificates::make_authority(&bao, mount, directory, file).await;
     }
     let brief = format!("{}s", BRIEF.as_secs());
     for (name, mount, address, ttl) in [
@@ -117,15 +109,9 @@ async fn make_certificates(directory: &Path) {
         ("over", "pki", "127.0.0.1", &*brief),
     ] {
         let wanted = json!({"common_name": "vault", "ip_sans": address, "ttl": ttl});
-        let made = bao.write(&format!("{mount}/issue/server"), wanted).await;
-        fs::write(directory.join(format!("{name}.crt")), text(&made, "certificate")).unwrap();
-        fs::write(directory.join(format!("{name}.key")), text(&made, "private_key")).unwrap();
+        certificates::make_certificate(&bao, mount, wanted, directory, name).await;
     }
     tokio::time::sleep(BRIEF + Duration::from_secs(1)).await;
-}
-
-fn text<'a>(answer: &'a Value, field: &str) -> &'a str {
-    answer["data"][field].as_str().unwrap_or_else(|| panic!("no {field} in {answer}"))
 }
 
 #[test]

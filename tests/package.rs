@@ -25,7 +25,7 @@ use support::world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What `make install` puts in place, and nothing else.
-const INSTALLED: [&str; 41] = [
+const INSTALLED: [&str; 44] = [
     "/usr/bin/leasefs",
     "/usr/lib/systemd/system/leasefs@.service",
     "/usr/lib/sysusers.d/leasefs.conf",
@@ -37,6 +37,7 @@ const INSTALLED: [&str; 41] = [
     "/usr/share/doc/leasefs/docs/comparison.md",
     "/usr/share/doc/leasefs/docs/configuration.md",
     "/usr/share/doc/leasefs/docs/docker.md",
+    "/usr/share/doc/leasefs/docs/guides.md",
     "/usr/share/doc/leasefs/docs/leases.md",
     "/usr/share/doc/leasefs/docs/ordinary-user.md",
     "/usr/share/doc/leasefs/docs/performance.md",
@@ -53,8 +54,10 @@ const INSTALLED: [&str; 41] = [
     "/usr/share/fish/vendor_completions.d/leasefs.fish",
     "/usr/share/man/man8/leasefs-check.8",
     "/usr/share/man/man8/leasefs-explain.8",
+    "/usr/share/man/man8/leasefs-init.8",
     "/usr/share/man/man8/leasefs-lock.8",
     "/usr/share/man/man8/leasefs-mount.8",
+    "/usr/share/man/man8/leasefs-policy.8",
     "/usr/share/man/man8/leasefs-refresh.8",
     "/usr/share/man/man8/leasefs-revoke.8",
     "/usr/share/man/man8/leasefs-run.8",

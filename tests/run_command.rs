@@ -16,7 +16,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use support::bao::Bao;
 use support::mount::{eventually, leasefs};
-use support::world::World;
+use support::terminal::Terminal;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -385,9 +385,12 @@ fn the_command_has_no_credentials_unless_it_is_given_them() {
 #[test]
 fn the_token_file_that_is_hidden_from_the_command_is_still_used() {
     let user = User::new();
+    fs::create_dir(user.path("roots")).unwrap();
+    // The server of root's command has no capability, and reads what the mode bits let root read.
+    fs::write(user.path("roots/.vault-token"), &server().token).unwrap();
     user.write("home/.vault-token", &server().token);
-    for mut command in [run(&FILE, HIDDEN), user.run("", &FILE, HIDDEN)] {
-        command.env_remove("VAULT_TOKEN").env("HOME", user.path("home"));
+    for (mut command, home) in [(run(&FILE, HIDDEN), "roots"), (user.run("", &FILE, HIDDEN), "home")] {
+        command.env_remove("VAULT_TOKEN").env("HOME", user.path(home));
         assert_eq!(printed(&mut command), "v10\n");
     }
 }
@@ -458,6 +461,95 @@ fn a_command_whose_required_files_do_not_come_is_never_started() {
     assert!(stderr.contains("can't be reached"), "{stderr}");
 }
 
+/// What `leasefs status --json` says of a tree.
+fn status_of(tree: &str, runtime: Option<&Path>) -> serde_json::Value {
+    let mut command = leasefs();
+    command.args(["status", "--json", tree]);
+    if let Some(runtime) = runtime {
+        command.uid(USER).gid(USER).env("XDG_RUNTIME_DIR", runtime);
+    }
+    serde_json::from_str(&printed(&mut command)).unwrap()
+}
+
+/// A field of `/proc/T/status`.
+fn field(pid: Pid, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+}
+
+#[test]
+fn the_server_of_a_command_is_shut_in_and_the_command_is_not() {
+    let user = User::new();
+    let line = "echo \"$$ $LEASEFS_DIR\"; read line; cat \"$LEASEFS_DIR/key\"";
+    for (mut command, runtime) in
+        [(run(&FILE, line), None), (user.run("", &FILE, line), Some(user.path("runtime")))]
+    {
+        command.stdin(Stdio::piped());
+        let mut running = Running::start(&mut command);
+        let (pid, tree) = running.first.split_once(' ').unwrap();
+        let (pid, server) = (Pid::from_raw(pid.parse().unwrap()), running.server());
+        for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+            assert_eq!(field(server, set), "0000000000000000", "{set}");
+        }
+        assert_eq!((field(server, "NoNewPrivs"), field(server, "Seccomp")), ("1".to_owned(), "2".to_owned()));
+        assert_eq!((field(pid, "NoNewPrivs"), field(pid, "Seccomp")), ("0".to_owned(), "0".to_owned()));
+        let status = status_of(tree, runtime.as_deref());
+        let protections = status["protections"].as_array().unwrap();
+        for name in ["no-new-privs", "capabilities", "landlock-files", "seccomp", "no-core-dumps"] {
+            let found = protections.iter().find(|one| one["name"] == name).unwrap();
+            assert_ne!(found["state"], "off", "{found}");
+        }
+        // It does not see the tree that it serves.
+        let mounts = fs::read_to_string(format!("/proc/{server}/mountinfo")).unwrap();
+        assert!(!mounts.contains(tree), "{mounts}");
+        running.child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let (status, stdout, stderr) = running.end();
+        assert_eq!((status.code(), stdout.as_str(), stderr.as_str()), (Some(0), "v1", ""));
+    }
+}
+
+#[test]
+fn protections_of_a_command_s_server_can_be_switched_off() {
+    let user = User::new();
+    let config = user.path("agent.toml");
+    let text = "[mount.protections]\nseccomp = false\nlandlock-files = false\n[file.key]\n\
+                secret = \"secret/app#key\"\n";
+    fs::write(&config, text).unwrap();
+    let options = ["--config", config.to_str().unwrap()];
+    let running = Running::start(&mut run(&options, "echo \"$LEASEFS_DIR\"; exec sleep 1000"));
+    assert_eq!(field(running.server(), "Seccomp"), "0");
+    assert_eq!(field(running.server(), "NoNewPrivs"), "1");
+    let status = status_of(&running.first, None);
+    let seccomp = status["protections"].as_array().unwrap().iter().find(|one| one["name"] == "seccomp");
+    assert_eq!(seccomp.unwrap()["state"], "off");
+    let pid = running.server();
+    running.signal(Signal::SIGTERM);
+    let (_, _, stderr) = running.end();
+    assert!(stderr.contains("is switched off"), "{stderr}");
+    assert!(is_gone(pid));
+}
+
+#[test]
+fn a_credential_beside_much_else_is_read_again_after_it_was_replaced() {
+    let user = User::new();
+    user.write("home/.vault-token", "hvs.dead");
+    let line = "echo up; while ! cat \"$LEASEFS_DIR/late\" 2>/dev/null; do sleep 0.1; done";
+    let config = user.path("agent.toml");
+    fs::write(&config, "[file.late]\nsecret = \"secret/app#key\"\n").unwrap();
+    let mut command = user.run("", &["--config", config.to_str().unwrap()], line);
+    command.env_remove("VAULT_TOKEN");
+    let running = Running::start(&mut command);
+    // As `vault login` does it.
+    let draft = user.write("home/.vault-token.tmp", &server().token);
+    fs::rename(draft, user.path("home/.vault-token")).unwrap();
+    let (status, stdout, stderr) = {
+        eventually(3 * PATIENCE, || is_gone(running.pid())).expect("it finds the new token");
+        running.end()
+    };
+    assert_eq!((status.code(), stdout.as_str()), (Some(0), "v1"), "{stderr}");
+}
+
 #[test]
 fn the_death_of_the_server_ends_the_command_with_a_message() {
     let running = Running::start(&mut run(&FILE, "echo up; while :; do sleep 0.02; done"));
@@ -505,57 +597,17 @@ fn an_interrupt_before_the_start_ends_it_and_nothing_is_started() {
 }
 
 /// An interactive shell on a terminal of its own.
-struct Terminal {
-    child: Child,
-    seen: Arc<Mutex<String>>,
-}
-
-impl Terminal {
-    fn start() -> Terminal {
-        let mut command = Command::new("script");
-        command.args(["-qfec", "bash --norc -i", "/dev/null"]).env("PS1", "").env("TERM", "dumb");
-        command.env("LEASEFS", env!("CARGO_BIN_EXE_leasefs"));
-        with_token(&mut command);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut output = child.stdout.take().unwrap();
-        let seen = Arc::new(Mutex::new(String::new()));
-        let shared = Arc::clone(&seen);
-        std::thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(count @ 1..) = output.read(&mut piece) {
-                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..count]));
-            }
-        });
-        Terminal { child, seen }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn seen(&self) -> String {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// Waits for a text that the keys themselves, which are shown too, do not have in them.
-    #[track_caller]
-    fn wait_for(&self, text: &str) {
-        let found = eventually(PATIENCE, || self.seen().contains(text));
-        assert!(found.is_some(), "no {text:?} in:\n{}", self.seen());
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // The terminal hangs up, and everything on it with it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn terminal() -> Terminal {
+    let mut command = Command::new("script");
+    command.args(["-qfec", "bash --norc -i", "/dev/null"]).env("PS1", "").env("TERM", "dumb");
+    command.env("LEASEFS", env!("CARGO_BIN_EXE_leasefs"));
+    with_token(&mut command);
+    Terminal::start(command)
 }
 
 #[test]
 fn on_a_terminal_it_is_one_job_with_its_command_and_each_key_arrives_once() {
-    let mut terminal = Terminal::start();
+    let mut terminal = terminal();
     let command = "n=0; trap \"n=\\$((n+1)); echo int=\\$n\" INT; trap \"exit 9\" QUIT; \
                    echo \"u\"\"p\"; while :; do sleep 0.05; done";
     terminal.press(&format!("\"$LEASEFS\" run --file key=secret/app#key -- sh -c '{command}'\n"));
@@ -573,57 +625,4 @@ fn on_a_terminal_it_is_one_job_with_its_command_and_each_key_arrives_once() {
     terminal.press("\u{1c}");
     terminal.press("echo code=$?\n");
     terminal.wait_for("code=9\r\n");
-}
-
-/// The lines of the README's section about it.
-fn examples() -> Vec<String> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let (_, section) = text.split_once("\n## A command of its own: leasefs run\n").unwrap();
-    let (_, block) = section.split_once("```sh\n").unwrap();
-    block.split_once("```").unwrap().0.lines().map(str::to_owned).collect()
-}
-
-fn script(path: &Path, text: &str) {
-    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-#[test]
-fn the_examples_of_the_readme_work_and_leave_no_lease_behind() {
-    let world = World::start();
-    let (ttl, role) = (Duration::from_secs(60), "agent-read-only");
-    world.wait(world.postgres.add_role(&world.bao, "database", role, ttl, ttl));
-    world.wait(world.bao.write_kv2("secret", "agents/weather", json!({"api-key": "k1"})));
-    world.wait(world.bao.write_kv2("secret", "agents/reports", json!({"pgpass": "*:*:*:*:p"})));
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    script(&path("agent"), "cat \"${API_KEY_FILE:-$LEASEFS_DIR/db/password}\"");
-    script(&path("psql"), "cat \"$HOME/.pgpass\"");
-    fs::write(path(".pgpass"), "").unwrap();
-    fs::write(
-        path("agent.toml"),
-        "[file.\"db/password\"]\nsecret = \"database/creds/agent-read-only#password\"\n",
-    )
-    .unwrap();
-    let binaries = Path::new(env!("CARGO_BIN_EXE_leasefs")).parent().unwrap();
-    let search = format!("{}:{}:/usr/bin:/bin", directory.path().display(), binaries.display());
-    let examples = examples();
-    assert_eq!(examples.len(), 4);
-    let mut printed_by = Vec::new();
-    for line in examples {
-        let mut shell = Command::new("sh");
-        shell.args(["-euc", &line]).current_dir(directory.path()).stdin(Stdio::null()).env_clear();
-        shell.env("PATH", &search).env("HOME", directory.path());
-        shell.env("VAULT_ADDR", world.bao.address()).env("VAULT_TOKEN", world.bao.root_token());
-        printed_by.push(printed(&mut shell));
-        let leases = world.wait(world.bao.leases(&format!("database/creds/{role}")));
-        assert!(leases.is_empty(), "{line}: {leases:?}");
-        assert_eq!(world.accounts("agent-re"), 0, "{line}");
-    }
-    let login: serde_json::Value = serde_json::from_str(&printed_by[0]).unwrap();
-    let user = login["username"].as_str().unwrap();
-    assert!(user.starts_with("v-"), "{user}");
-    assert!(!world.postgres.admits(user, login["password"].as_str().unwrap()));
-    assert_eq!(printed_by[1..3], ["k1", "*:*:*:*:p"]);
-    assert!(!printed_by[3].is_empty());
 }

@@ -24,7 +24,7 @@ use leasefs::config::{self, Environment};
 use leasefs::control::{ControlDirectory, LockStore};
 use leasefs::core::locks::{Lock, Locks, Scope};
 use leasefs::core::time::UnixTime;
-use leasefs::sandbox::{Identity, Places, Plan, Protections, SandboxError, State};
+use leasefs::sandbox::{Crowd, Identity, Places, Plan, Protections, SandboxError, State};
 use leasefs::sys::{self, BootTimer};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tempfile::TempDir;
@@ -59,11 +59,16 @@ enum As {
     User,
 }
 
-const ATTEMPTS: [(&str, Attempt, End); 22] = [
+const ATTEMPTS: [(&str, Attempt, End); 23] = [
     ("status_says_what_was_given_up", status_says_what_was_given_up, Well),
     ("a_replaced_credential_can_be_read", a_replaced_credential_can_be_read, Well),
     ("a_credential_behind_replaced_directories_can_be_read", a_credential_behind_links_can_be_read, Well),
     ("a_credential_in_a_shared_directory_is_pinned", a_credential_in_a_shared_directory_is_pinned, Well),
+    (
+        "where_nobody_comes_after_it_a_shared_directory_stays_open",
+        where_nobody_comes_after_it_a_shared_directory_stays_open,
+        Well,
+    ),
     ("nothing_else_can_be_opened", nothing_else_can_be_opened, Well),
     ("vault_is_reached_by_name_and_nobody_else", vault_is_reached_by_name_and_nobody_else, Well),
     ("no_socket_gets_around_the_ports", no_socket_gets_around_the_ports, Well),
@@ -276,6 +281,7 @@ impl Inside {
             config: None,
             control: Some(self.root.join("control")),
             locks: Some(self.root.join("locks/below")),
+            ..Places::default()
         };
         Plan::of(&self.plan(more), &places, identity).enter()
     }
@@ -389,6 +395,20 @@ fn a_credential_in_a_shared_directory_is_pinned(inside: &Inside) {
     inside.wait_for_replacement();
     is_denied(inside.read("shared/role-id"));
     assert_eq!(protections.replaced(), Some(inside.path("shared/role-id").as_path()));
+}
+
+fn where_nobody_comes_after_it_a_shared_directory_stays_open(inside: &Inside) {
+    let mount_point = inside.path("elsewhere/tree");
+    fs::create_dir_all(&mount_point).unwrap();
+    let places = Places { mount_point: Some(mount_point.clone()), crowd: Crowd::Open, ..Places::default() };
+    let protections = Plan::of(&inside.plan(""), &places, None).enter().unwrap();
+    inside.wait_for_replacement();
+    assert_eq!(inside.read("shared/role-id").unwrap(), "second");
+    assert_eq!(protections.replaced(), None);
+    is_denied(File::open("/root/.bashrc").or_else(|_| File::open("/usr/bin/env")));
+    fs::remove_dir(&mount_point).unwrap();
+    is_denied(fs::create_dir(&mount_point));
+    is_denied(fs::remove_dir(inside.path("locks")));
 }
 
 fn nothing_else_can_be_opened(inside: &Inside) {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use support::mount::eventually;
+use support::proxy::{Proxy, Trouble};
 use support::scenarios::{run_together, scenarios};
 use support::systemd::{Machine, Tree};
 use support::world::World;
@@ -59,6 +60,8 @@ fn units() {
             an_agent_reads_its_credential_and_stop_revokes_it,
             stop_ends_a_mount_in_use_in_bounded_time,
             nobody_notices_that_the_server_is_killed,
+            upgrade_has_systemd_restart_the_unit,
+            killed_while_it_is_unmounted_the_next_server_goes_on_with_it,
             what_somebody_else_has_mounted_is_left_alone,
             an_agent_without_the_host_s_run_sees_a_mount_that_is_made_anew,
             a_wrong_configuration_fails_for_good_and_says_why,
@@ -238,6 +241,64 @@ fn nobody_notices_that_the_server_is_killed(host: &Host) {
     assert_eq!(table.matches("/run/leasefs/crash ").count(), 1, "a dead mount is replaced:\n{table}");
     host.machine.run("systemctl stop leasefs@crash");
     assert_eq!(host.machine.mounted("/run/leasefs/crash"), "");
+}
+
+fn upgrade_has_systemd_restart_the_unit(host: &Host) {
+    let machine = &host.machine;
+    host.configure("newer");
+    machine.run("systemctl start leasefs@newer");
+    let user = machine.run("cat /run/leasefs/newer/user");
+    let (logins, first) = (host.world.accessors("newer"), machine.property("leasefs@newer", "MainPID"));
+    // As a package manager brings a newer one.
+    machine.run("cp /usr/bin/leasefs /usr/bin/leasefs.new && mv /usr/bin/leasefs.new /usr/bin/leasefs");
+    let said = machine.run("exec 3</run/leasefs/newer/user; leasefs upgrade newer; cat <&3 >/run/newer.read");
+    let second = machine.property("leasefs@newer", "MainPID");
+    assert_ne!(first, second);
+    assert!(said.contains(&format!("(process {first}) has handed over")), "{said}");
+    assert!(said.contains(&format!("(process {second})")), "{said}");
+    assert_eq!(machine.run("cat /run/newer.read"), user, "an open file goes on");
+    assert_eq!(machine.run("cat /run/leasefs/newer/user"), user);
+    assert_eq!((host.world.leases("newer").len(), host.world.accessors("newer")), (1, logins));
+    assert_eq!(machine.run(&format!("readlink /proc/{second}/exe")).trim(), "/usr/bin/leasefs");
+    let told = machine.run("leasefs status newer");
+    assert!(told.contains("of user leasefs"), "{told}");
+
+    let (code, said) =
+        machine.try_run("setpriv --reuid=4711 --regid=4711 --clear-groups leasefs upgrade newer");
+    assert_eq!(code, 77, "{said}");
+    assert!(said.contains("run \"systemctl restart leasefs@newer.service\" as root"), "{said}");
+    let good = machine.run("cat /etc/leasefs/newer.toml");
+    machine.write("/etc/leasefs/newer.toml", "[file.user]\nsecrets = \"x\"\n");
+    let (code, said) = machine.try_run("leasefs upgrade newer");
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("nothing was changed"), "{said}");
+    machine.write("/etc/leasefs/newer.toml", &good);
+    assert_eq!(machine.property("leasefs@newer", "MainPID"), second);
+    machine.run("systemctl stop leasefs@newer");
+    host.is_gone("newer", "/run/leasefs/newer");
+}
+
+fn killed_while_it_is_unmounted_the_next_server_goes_on_with_it(host: &Host) {
+    let machine = &host.machine;
+    host.configure("midway");
+    let proxy = Proxy::start(host.world.bao.address());
+    let text = config(&host.world, "midway").replace(host.world.bao.address(), &proxy.address());
+    machine.write("/etc/leasefs/midway.toml", &text);
+    machine.write("/etc/leasefs/midway.secret-id", &secret_id(&host.world, "midway"));
+    machine.run("systemctl start leasefs@midway && cat /run/leasefs/midway/user");
+    let before = proxy.count("revoke");
+    proxy.trouble_for("revoke", Trouble::Delay(PATIENCE));
+    let mut unmounting = machine.command("leasefs unmount midway");
+    let unmounting = std::thread::spawn(move || unmounting.output().unwrap());
+    eventually(PATIENCE, || proxy.count("revoke") > before).expect("it gives its token back");
+    machine.run("systemctl kill --kill-who=main --signal=KILL leasefs@midway");
+    proxy.recover();
+    let output = unmounting.join().unwrap();
+    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), machine.journal());
+    host.is_gone("midway", "/run/leasefs/midway");
+    let ended = eventually(PATIENCE, || machine.property("leasefs@midway", "ActiveState") == "inactive");
+    assert!(ended.is_some(), "{}", machine.journal());
+    assert_eq!(machine.property("leasefs@midway", "Result"), "success");
 }
 
 fn what_somebody_else_has_mounted_is_left_alone(host: &Host) {

@@ -4,11 +4,15 @@
 //! | --- | --- |
 //! | `inspect.rs` | asks Vault about each path |
 //! | `identity.rs` | logs in, and what a token can't do |
+//! | `rights.rs` | what a token can do, though nobody needs it |
+//! | `lifetime.rs` | how long the leases of a role live |
 //! | `report.rs` | what was found, as tables, as JSON and as an exit code |
 
 mod identity;
 mod inspect;
+mod lifetime;
 mod report;
+mod rights;
 
 use std::path::PathBuf;
 
@@ -24,10 +28,11 @@ use crate::secret::SecretBytes;
 use crate::sys;
 use crate::vault::Vault;
 use crate::vault::client::Client;
+pub(super) use report::names_of_source;
 pub use report::{CheckReport, ComplaintReport, IdentityCheck, PathCheck, Readable, RejectedReport};
 
 /// Says what of a configuration would work: parses it, logs in and asks Vault about each path. Nothing is
-/// minted.
+/// minted. Warns of rights that nobody needs, and of leases and tokens that live too long or not long enough.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

@@ -9,7 +9,8 @@ use thiserror::Error;
 
 use crate::config::Complaints;
 use crate::control::{AskError, ControlError};
-use crate::daemon::DaemonError;
+use crate::core::error::{Failure, Fault};
+use crate::daemon::{DaemonError, SandboxError};
 use crate::fuse::mount_point::MountError;
 use crate::fuse::refusal::Refusal;
 use crate::keeper::KeeperError;
@@ -93,6 +94,20 @@ pub enum CommandError {
     /// The configuration is wrong; one line for each complaint.
     #[error("the configuration can't be used:\n{0}")]
     Config(#[from] Complaints),
+    /// The configuration is sound, and wants what the engines of Vault don't have.
+    #[error("{0}")]
+    AtOdds(String),
+    /// Vault did not answer as it should have.
+    #[error("{}", .0.reason)]
+    Vault(Failure),
+    /// There is nothing to make a configuration of.
+    #[error("{prefix} holds nothing that can be shown{why}: write a secret there first, or correct the path")]
+    NothingThere {
+        /// As it was given.
+        prefix: String,
+        /// In brackets, or empty.
+        why: String,
+    },
     /// No client can be made of the configuration.
     #[error("{0}")]
     Client(#[from] ClientError),
@@ -126,6 +141,14 @@ pub enum CommandError {
         program: PathBuf,
         /// What it said.
         said: String,
+    },
+    /// A unit of systemd keeps the mount, and another user asks for it.
+    #[error(
+        "{unit} of systemd keeps this mount: run \"systemctl restart {unit}\" as root, which does the same"
+    )]
+    UnitNotAllowed {
+        /// The unit.
+        unit: String,
     },
     /// Nobody went on with a mount.
     #[error(
@@ -193,8 +216,13 @@ impl CommandError {
     pub fn exit(&self) -> Exit {
         match self {
             CommandError::Usage(_) => Exit::Usage,
-            CommandError::Config(_) | CommandError::NotAccepted { .. } => Exit::Config,
+            CommandError::Config(_) | CommandError::NotAccepted { .. } | CommandError::AtOdds(_) => {
+                Exit::Config
+            }
+            CommandError::Vault(failure) => of_failure(failure),
+            CommandError::NothingThere { .. } => Exit::NotWell,
             CommandError::NoSuccessor { .. } => Exit::Temporary,
+            CommandError::UnitNotAllowed { .. } => Exit::NotAllowed,
             CommandError::Client(error) => of_client(error),
             CommandError::Mount(error) => of_mount(error),
             CommandError::Control(error) => of_control(error),
@@ -218,6 +246,22 @@ impl CommandError {
     }
 }
 
+fn of_failure(failure: &Failure) -> Exit {
+    match failure.fault {
+        Fault::TimedOut | Fault::Unreachable | Fault::Sealed | Fault::NoLeader | Fault::RateLimited => {
+            Exit::Unavailable
+        }
+        Fault::Denied | Fault::TokenLost => Exit::NotAllowed,
+        Fault::NotFound
+        | Fault::LeaseGone
+        | Fault::NotRenewable
+        | Fault::ServerError
+        | Fault::Refused
+        | Fault::Unusable
+        | Fault::OutOfMemory => Exit::NotWell,
+    }
+}
+
 fn of_start(error: &StartError) -> Exit {
     match error {
         StartError::Server { code, .. } => Exit::from_code(*code),
@@ -230,7 +274,12 @@ fn of_start(error: &StartError) -> Exit {
 /// What a daemon ends with.
 pub(super) fn of_daemon(error: &DaemonError) -> Exit {
     match error {
-        DaemonError::Config(_) | DaemonError::Layout(_) => Exit::Config,
+        DaemonError::Config(_)
+        | DaemonError::Layout(_)
+        | DaemonError::CredentialShut { .. }
+        | DaemonError::Sandbox(SandboxError::NotRoot { .. }) => Exit::Config,
+        DaemonError::ServerUserWithoutRoot => Exit::NotAllowed,
+        DaemonError::NotRestarted { .. } => Exit::Unavailable,
         DaemonError::Client(error) => of_client(error),
         DaemonError::Mount(error) => of_mount(error),
         DaemonError::Control(error) => of_control(error),
@@ -243,7 +292,12 @@ pub(super) fn of_daemon(error: &DaemonError) -> Exit {
         DaemonError::Keeper(KeeperError::GivenUp { .. }) | DaemonError::Record { .. } => Exit::Internal,
         DaemonError::Keeper(KeeperError::Mount(error)) => of_mount(error),
         DaemonError::Keeper(KeeperError::System { .. })
-        | DaemonError::Sandbox(_)
+        | DaemonError::Sandbox(
+            SandboxError::Threads { .. }
+            | SandboxError::System { .. }
+            | SandboxError::Landlock { .. }
+            | SandboxError::Seccomp { .. },
+        )
         | DaemonError::System { .. }
         | DaemonError::Broken { .. } => Exit::System,
     }

@@ -9,11 +9,14 @@ mod daemon_of;
 pub mod exit;
 pub mod explain;
 pub mod generate;
+pub mod init;
 pub mod lock;
 mod log;
 pub mod mount;
 mod mount_helper;
+mod operator;
 mod output;
+pub mod policy;
 pub mod refresh;
 pub mod revoke;
 pub mod run;
@@ -39,6 +42,7 @@ use crate::cli::exit::{CommandError, Exit};
 #[command(name = "leasefs", version, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "\
 Examples:
+  leasefs init secret/agents/ >./agent.toml
   leasefs check ./agent.toml
   leasefs mount ./agent.toml /mnt/agent
   leasefs status /mnt/agent
@@ -81,6 +85,10 @@ pub enum Command {
     Unmount(unmount::UnmountArgs),
     /// Says what of a configuration would work, without minting anything
     Check(check::CheckArgs),
+    /// Prints the least Vault policy that a configuration needs
+    Policy(policy::PolicyArgs),
+    /// Prints a configuration for what a KV prefix holds
+    Init(init::InitArgs),
     /// Serves a mount that another process holds; `leasefs mount` starts it
     #[command(hide = true)]
     Serve(serve::ServeArgs),
@@ -152,6 +160,8 @@ fn run(command: &Command, level: &str) -> Result<ExitCode, CommandError> {
         Command::Upgrade(args) => upgrade::run(args),
         Command::Unmount(args) => unmount::run(args),
         Command::Check(args) => check::run(args),
+        Command::Policy(args) => policy::run(args),
+        Command::Init(args) => init::run(args),
         Command::Generate(args) => generate::run(args),
     };
     exit.map(ExitCode::from)

@@ -19,7 +19,8 @@ use crate::cli::output::{bytes, clean, print, print_json, span, table};
 pub use crate::cli::status::check::Share;
 use crate::cli::status::check::Verdict;
 use crate::control::protocol::{
-    FileReport, IdentityReport, Instant, LeaseReport, LockReport, ProtectionReport, StatusReport,
+    FileReport, IdentityReport, Instant, LeaseReport, LockReport, LostLoginReport, ProtectionReport,
+    StatusReport,
 };
 
 /// Shows how a mount stands.
@@ -94,8 +95,10 @@ fn judge(asked: Result<StatusReport, CommandError>, warn: Share) -> Result<Exit,
 }
 
 fn text(report: StatusReport) -> String {
-    let StatusReport { mount_point, config, pid, version, started, .. } = &report;
-    let heading = format!("{mount_point}: {config}, leasefs {version}, process {pid}, since {started}");
+    let StatusReport { mount_point, config, pid, version, started, user, .. } = &report;
+    // An older server does not say.
+    let user = if user.is_empty() { String::new() } else { format!(" of user {user}") };
+    let heading = format!("{mount_point}: {config}, leasefs {version}, process {pid}{user}, since {started}");
     let health = match report.vault.down_for_seconds {
         None => "answers".to_owned(),
         Some(seconds) => format!("has not answered for {}", span(seconds)),
@@ -116,6 +119,9 @@ fn text(report: StatusReport) -> String {
     ];
     if !report.unrevoked.is_empty() {
         blocks.push("leases that live on in Vault:\n".to_owned() + &leases(report.unrevoked));
+    }
+    if !report.lost_logins.is_empty() {
+        blocks.push("tokens that may live on in Vault:\n".to_owned() + &lost_logins(report.lost_logins));
     }
     blocks.retain(|block| !block.is_empty());
     blocks.join("\n")
@@ -160,6 +166,11 @@ fn protections(protections: Vec<ProtectionReport>) -> String {
 pub(super) fn leases(leases: Vec<LeaseReport>) -> String {
     let row = |one: LeaseReport| [one.lease, span(one.expires.in_seconds), one.reason];
     table(["LEASE", "ENDS IN", "WHY"], leases.into_iter().map(row).collect())
+}
+
+fn lost_logins(logins: Vec<LostLoginReport>) -> String {
+    let row = |one: LostLoginReport| [one.identity, ends(one.expires), one.reason];
+    table(["IDENTITY", "ENDS IN", "WHY"], logins.into_iter().map(row).collect())
 }
 
 fn ends(expires: Option<Instant>) -> String {
@@ -245,7 +256,14 @@ mod tests {
                 expires: end(30),
                 reason: "denied".to_owned(),
             }],
+            lost_logins: vec![LostLoginReport {
+                identity: "default".to_owned(),
+                expires: Some(end(3600)),
+                reason: "the server ended".to_owned(),
+            }],
             program: String::new(),
+            unit: String::new(),
+            user: "root".to_owned(),
             losses: vec!["mmap of files (Linux 6.6)".to_owned()],
             protections: vec![
                 protection("capabilities", "on", None),
@@ -264,7 +282,7 @@ mod tests {
         assert_eq!(
             text(report()),
             "\
-/run/leasefs/agent: /etc/leasefs/agent.toml, leasefs 0.1.0, process 7, since 2026-01-02T03:04:05Z
+/run/leasefs/agent: /etc/leasefs/agent.toml, leasefs 0.1.0, process 7 of user root, since 2026-01-02T03:04:05Z
 
 NAME         STATE           SIZE  VERSION  EXPIRES  READERS  LEASE      ERROR
 db/password  live, required  20             1m       2        …01234567  it [31m broke
@@ -286,6 +304,10 @@ lacking here: mmap of files (Linux 6.6)
 leases that live on in Vault:
 LEASE                 ENDS IN  WHY
 database/creds/a/old  30s      denied
+
+tokens that may live on in Vault:
+IDENTITY  ENDS IN  WHY
+default   1h       the server ended
 "
         );
     }

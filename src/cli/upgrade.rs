@@ -9,8 +9,9 @@ use clap::Args;
 use crate::cli::daemon_of;
 use crate::cli::exit::{CommandError, Exit};
 use crate::cli::output::{clean, print};
-use crate::control::AskError;
 use crate::control::protocol::{Ask, Reply, StatusReport};
+use crate::control::{AskError, ControlDirectory};
+use crate::daemon::unit;
 use crate::sys;
 
 /// How long it may take until the successor answers: a server that hands over waits for what is being minted.
@@ -29,7 +30,8 @@ Examples:
 
 Put the new binary where the old one was (with rename(2), as package managers do), then run this. The
 configuration is read anew, too. Before anything is changed the new binary must accept it, as
-\"leasefs check --offline\" does.")]
+\"leasefs check --offline\" does. Where systemd keeps the mount, root has it restart the unit, which does the
+same.")]
 pub struct UpgradeArgs {
     /// The mount point, or the NAME of /run/leasefs/NAME; may be left out if there is only one
     #[arg(value_name = "MOUNTPOINT")]
@@ -41,16 +43,22 @@ pub struct UpgradeArgs {
 /// # Errors
 /// [`CommandError`].
 pub fn run(args: &UpgradeArgs) -> Result<Exit, CommandError> {
-    let mut client = daemon_of::connect(args.mount_point.as_deref())?;
-    let old = client.status()?;
+    let mut client = daemon_of::connect(args.mount_point.as_deref()).map_err(named_unit)?;
+    let old = client.status().map_err(|error| named_unit(error.into()))?;
     if old.program.is_empty() {
         return Err(AskError::NoSuccessor.into());
     }
+    if !old.unit.is_empty() && sys::effective_ids().0 != 0 {
+        return Err(CommandError::UnitNotAllowed { unit: old.unit });
+    }
     accepts(Path::new(&old.program), &old)?;
     let mount_point = PathBuf::from(&old.mount_point);
-    let Reply::HandingOver { .. } = client.ask(Ask::HandOver)? else {
+    if !old.unit.is_empty() {
+        // It starts what the unit says, with what systemd gives it.
+        unit::restart(&old.unit)?;
+    } else if !matches!(client.ask(Ask::HandOver)?, Reply::HandingOver { .. }) {
         return Err(AskError::OtherVersion.into());
-    };
+    }
     let new = successor_of(&old, &mount_point)?;
     print(&format!(
         "{}: leasefs {} (process {}) has handed over to leasefs {} (process {})\n",
@@ -61,6 +69,19 @@ pub fn run(args: &UpgradeArgs) -> Result<Exit, CommandError> {
         new.pid
     ))?;
     Ok(Exit::Ok)
+}
+
+/// Whoever may not ask the server of a unit is told what to run instead.
+fn named_unit(error: CommandError) -> CommandError {
+    match &error {
+        CommandError::Ask(AskError::NotAllowed { mount_point })
+            if ControlDirectory::of_units().has(mount_point) =>
+        {
+            let name = mount_point.file_name().unwrap_or_default().to_string_lossy();
+            CommandError::UnitNotAllowed { unit: format!("leasefs@{name}.service") }
+        }
+        _ => error,
+    }
 }
 
 /// Whether the binary can serve this mount. In the environment of the server, as far as we may see it: its

@@ -4,10 +4,13 @@
 //! credential is never kept: only whether there is one is asked here.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, getgrouplist};
 use zeroize::Zeroizing;
+
+use crate::config::plan::Account;
 
 /// Variables that hold credentials; `${NAME}` never puts one of them into a path or an address.
 const CREDENTIALS: [&str; 4] = ["VAULT_TOKEN", "BAO_TOKEN", "VAULT_SECRET_ID", "BAO_SECRET_ID"];
@@ -122,6 +125,20 @@ impl Environment {
             Surroundings::Process => User::from_name(name).ok().flatten().map(|user| Uid::as_raw(user.uid)),
             Surroundings::Fixed(fixed) => fixed.users.get(name).copied(),
         }
+    }
+
+    /// What a user is to a process that becomes that user. One without an account has a group of the same number.
+    pub(super) fn account(&self, uid: u32) -> Account {
+        let account = match &self.surroundings {
+            Surroundings::Process => User::from_uid(Uid::from_raw(uid)).ok().flatten(),
+            Surroundings::Fixed(_) => None,
+        };
+        let Some(User { name, gid, .. }) = account else {
+            return Account { uid, gid: uid, groups: vec![uid] };
+        };
+        let groups = CString::new(name).ok().and_then(|name| getgrouplist(&name, gid).ok());
+        let groups = groups.unwrap_or_else(|| vec![gid]).into_iter().map(Gid::as_raw).collect();
+        Account { uid, gid: gid.as_raw(), groups }
     }
 
     /// The number of a group.

@@ -48,7 +48,12 @@ pub fn load_with(
     let own_lines = text.lines().count();
     for ExtraFile { name, secret } in files {
         // Writing to a String can't fail.
-        let _ = write!(text, "[file.{}]\nsecret = {}\nrequired = true\n", quoted(name), quoted(secret));
+        let _ = write!(
+            text,
+            "[file.{}]\nsecret = {}\nrequired = true\n",
+            basic_string(name),
+            basic_string(secret)
+        );
     }
     match parse(&text, path, environment) {
         Ok(plan) if complaints.is_empty() => Ok(plan),
@@ -75,7 +80,7 @@ fn at_argument(complaint: Complaint, own_lines: usize, files: &[ExtraFile]) -> C
 }
 
 /// A basic string of TOML, on one line whatever is in it.
-fn quoted(text: &str) -> String {
+pub fn basic_string(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for char in text.chars() {
@@ -115,7 +120,7 @@ mod tests {
         let names: Vec<&str> = plan.files.iter().map(|file| file.spec.name.as_str()).collect();
         assert_eq!(names, ["db", "a \"b\""]);
         let required =
-            plan.sources.iter().all(|source| source.policy.renew == crate::core::source::Renew::Required);
+            plan.sources.iter().all(|source| source.policy.renew == crate::core::policy::Renew::Required);
         assert!(required);
         assert_eq!(plan.files[1].spec.rule.uid, 1000);
     }

@@ -11,7 +11,7 @@ use crate::config::report::{Place, Report};
 use crate::config::value::{self, ModeOf};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
-use crate::core::source::{OnIdle, Renew, SourcePolicy};
+use crate::core::policy::{OnIdle, Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
 
 /// The values of `renew`, the default first.
@@ -155,7 +155,11 @@ impl Keys {
 }
 
 /// The number of a user or group, given as such or by name.
-fn account(key: &str, found: &DeValue<'_>, look_up: impl Fn(&str) -> Option<u32>) -> Result<u32, String> {
+pub(super) fn account(
+    key: &str,
+    found: &DeValue<'_>,
+    look_up: impl Fn(&str) -> Option<u32>,
+) -> Result<u32, String> {
     let number = match found.as_str() {
         None if !found.is_integer() => {
             return Err(format!("is {}: write a name in quotes or a number", value::kind(found)));

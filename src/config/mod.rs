@@ -30,7 +30,7 @@ use toml::de::DeTable;
 
 pub use complaint::{Complaint, Complaints};
 pub use environment::Environment;
-pub use extra::{COMMAND_LINE, ExtraFile, load_with};
+pub use extra::{COMMAND_LINE, ExtraFile, basic_string, load_with};
 
 use crate::config::entries::Entries;
 use crate::config::file::Section;

@@ -96,7 +96,7 @@ pub struct VaultPlan {
 pub struct MountSettings {
     /// Bytes of secrets and lists kept at most.
     pub max_memory: u64,
-    /// Threads that take requests from the kernel, 2 to 4.
+    /// Threads that take requests from the kernel, 1 to 4.
     pub threads: usize,
     /// How long the list of a tree's directory is good.
     pub list_max_age: Duration,
@@ -104,8 +104,21 @@ pub struct MountSettings {
     pub revocation_check: Duration,
     /// Who besides the mounting user may reach the mount.
     pub allow_other: bool,
+    /// Whom the process that serves it becomes, if root has mounted.
+    pub server_user: Option<Account>,
     /// Protections of the process that serves it which are switched off.
     pub unprotected: BTreeSet<Protection>,
+}
+
+/// A user, as a process can be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The user.
+    pub uid: u32,
+    /// The user's own group.
+    pub gid: u32,
+    /// All groups.
+    pub groups: Vec<u32>,
 }
 
 /// Something that the process that serves a mount gives up, unless the configuration switches it off.

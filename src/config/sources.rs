@@ -9,7 +9,8 @@ use crate::config::report::{Place, Report};
 use crate::config::value::spelled;
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::name::{IdentityId, SourceId};
-use crate::core::source::{Renew, SourceSpec};
+use crate::core::policy::Renew;
+use crate::core::source::SourceSpec;
 use crate::core::tree::TreeSpec;
 
 /// The sources found so far.

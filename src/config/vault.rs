@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::address::{self, Address};
 use crate::config::environment::Environment;
 use crate::config::file::{Section, Slot, Word};
+use crate::config::keys;
 use crate::config::plan::{MountSettings, Protection, VaultPlan};
 use crate::config::report::{Place, Report};
 use crate::config::value;
@@ -77,8 +78,8 @@ pub(super) fn mount_settings(section: Section<'_>, environment: &Environment) ->
     let threads = section.read("threads", |found| {
         let threads = value::number(found).and_then(|number| usize::try_from(number).ok());
         threads
-            .filter(|threads| (2..=4).contains(threads))
-            .ok_or_else(|| "is no number from 2 to 4: write `threads = 2`".to_owned())
+            .filter(|threads| (1..=4).contains(threads))
+            .ok_or_else(|| "is no number from 1 to 4: write `threads = 2`".to_owned())
     });
     let list_max_age = section.read("list-max-age", |found| {
         value::duration_within("list-max-age", found, Duration::ZERO, seconds(60))
@@ -91,12 +92,16 @@ pub(super) fn mount_settings(section: Section<'_>, environment: &Environment) ->
     let _ = section.flag("watch").and_then(section.report, |watch| {
         if watch { Err("watch = true is not supported yet: leave it out".to_owned()) } else { Ok(()) }
     });
+    let server_user = section.read("server-user", |found| {
+        keys::account("server-user", found, |name| environment.user(name)).map(|uid| environment.account(uid))
+    });
     let settings = MountSettings {
         max_memory: size(&section, "max-memory", LEAST_MEMORY, 256 << 20),
         threads: threads.unwrap_or(2),
         list_max_age: list_max_age.unwrap_or(seconds(5)),
         revocation_check: revocation_check.unwrap_or(seconds(30)),
         allow_other,
+        server_user: server_user.word().map(|word| word.value.clone()),
         unprotected: unprotected(section.section("protections")),
     };
     section.finish();
@@ -185,6 +190,12 @@ fn admitted(address: Address, place: &Place, allow_http: bool, report: &Report) 
             ),
         );
         return None;
+    }
+    if address.in_the_clear {
+        report.warn(
+            place,
+            format!("{} sends tokens and secrets in the clear: whoever sees the wire has them", address.text),
+        );
     }
     Some(address.text)
 }

@@ -10,7 +10,7 @@ use crate::core::effect::ReadRequest;
 use crate::core::engine::{Details, Held, Origin, State, Subject, Upcoming};
 use crate::core::error::Fault;
 use crate::core::name::IdentityId;
-use crate::core::source::{OnIdle, Renew};
+use crate::core::policy::{OnIdle, Renew};
 use crate::core::tree::OnExpiry;
 use crate::driver::clock::Clock;
 

@@ -10,17 +10,18 @@ use crate::control::explaining::{Lore, next_report};
 use crate::control::listener::{Farewell, Handler};
 use crate::control::lock_store::LockStore;
 use crate::control::protocol::{
-    Ask, FileReport, IdentityReport, Instant, LeaseReport, ProtectionReport, RefreshReport, RefreshedFile,
-    Refusal, Reply, RevokeReport, StatusReport, VaultReport,
+    Ask, FileReport, IdentityReport, Instant, LeaseReport, LostLoginReport, ProtectionReport, RefreshReport,
+    RefreshedFile, Refusal, Reply, RevokeReport, StatusReport, VaultReport,
 };
 use crate::core::effect::{Answer, Outcome};
 use crate::core::engine::{FileStatus, IdentityStatus, Kind, Retirement, Status};
 use crate::core::error::FsError;
+use crate::core::identity::LostLogin;
 use crate::core::locks::{Lock, Scope};
 use crate::core::name::{IdentityId, Ino, LeaseId};
 use crate::core::time::{BootTime, UnixTime};
 use crate::driver::clock::Clock;
-use crate::driver::{Health, Reply as Waiter, Service};
+use crate::driver::{Health, LOGIN_LOST, Reply as Waiter, Service};
 use crate::sys;
 
 /// How long a revocation is waited for.
@@ -50,6 +51,10 @@ pub struct MountInfo {
     pub pid: u32,
     /// The binary that the next server is started from, if there is somebody who starts one.
     pub program: Option<PathBuf>,
+    /// The unit of systemd that starts it, if it is one that does.
+    pub unit: Option<String>,
+    /// The user whom the daemon runs as.
+    pub user: String,
 }
 
 /// Whether somebody goes on where a server ends.
@@ -102,7 +107,11 @@ impl<C: Clock> Handler for ServiceHandler<C> {
             Ask::Unlock { names } => self.unlock(&names, uid).await,
             Ask::Explain { name } => self.explain(&name),
             Ask::Wait { names, patience_ms } => self.wait(&names, Duration::from_millis(patience_ms)).await,
-            Ask::Unmount => Reply::Stopping { pid: self.info.pid },
+            Ask::Unmount => {
+                // Before the answer: a successor must know it, should this process die meanwhile.
+                self.service.look(|engine, _| engine.will_stop());
+                Reply::Stopping { pid: self.info.pid }
+            }
             Ask::HandOver => match self.successor {
                 Successor::Comes => Reply::HandingOver { pid: self.info.pid },
                 Successor::None => Reply::Refused(Refusal::NoSuccessor),
@@ -123,7 +132,7 @@ impl<C: Clock> ServiceHandler<C> {
 
     fn status(&self) -> StatusReport {
         let times = self.times();
-        let Status { files, identities, memory, unrevoked: _ } =
+        let Status { files, identities, memory, unrevoked: _, lost_logins } =
             self.service.look(|engine, now| engine.status(now));
         let refused: Vec<Retirement> =
             self.retirements().into_values().filter(Retirement::is_refused).collect();
@@ -147,8 +156,14 @@ impl<C: Clock> ServiceHandler<C> {
             locks: self.lock_reports(),
             memory,
             unrevoked: refused.into_iter().map(|one| self.lease_report(one, &times)).collect(),
+            lost_logins: lost_logins
+                .into_iter()
+                .map(|(id, lost)| self.lost_login(id, lost, &times))
+                .collect(),
             losses: self.losses(),
             program: self.info.program.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            unit: self.info.unit.clone().unwrap_or_default(),
+            user: self.info.user.clone(),
             protections: self.info.protections.clone(),
         }
     }
@@ -165,6 +180,11 @@ impl<C: Clock> ServiceHandler<C> {
             kept,
             used,
         }
+    }
+
+    fn lost_login(&self, id: IdentityId, lost: LostLogin, times: &Times) -> LostLoginReport {
+        let expires = lost.expires.filter(|end| *end != BootTime::NEVER).map(|end| times.instant(end));
+        LostLoginReport { identity: self.identity(id), expires, reason: LOGIN_LOST.to_owned() }
     }
 
     pub(super) fn file_report(&self, status: FileStatus, times: &Times) -> FileReport {
@@ -215,6 +235,11 @@ impl<C: Clock> ServiceHandler<C> {
                 "the system refused to lock {} pages with secrets, so they may have been swapped out: raise \
                  RLIMIT_MEMLOCK (LimitMEMLOCK= of the service)",
                 locking.refused
+            ));
+        }
+        if let Some(full) = self.service.unkept() {
+            losses.push(format!(
+                "no state can be kept, a restart logs in anew: {full} (RLIMIT_MEMLOCK, LimitMEMLOCK= of the service)"
             ));
         }
         losses

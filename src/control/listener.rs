@@ -8,7 +8,7 @@
 use std::fs;
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,6 +76,15 @@ impl Listener {
         let listener = Listener { socket: Some(socket), path: path.to_owned(), identity };
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(not_made)?;
         Ok(listener)
+    }
+
+    /// Lets another user connect to it, whom this process is about to become.
+    ///
+    /// # Errors
+    /// [`ControlError::NotMade`].
+    pub fn hand_to(&self, uid: u32) -> Result<(), ControlError> {
+        lchown(&self.path, Some(uid), None)
+            .map_err(|error| ControlError::NotMade { path: self.path.clone(), trouble: error.to_string() })
     }
 
     /// Where it is.

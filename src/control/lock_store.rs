@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -57,6 +57,17 @@ pub enum LockStoreError {
         /// The file.
         path: PathBuf,
         /// Where it is wrong.
+        trouble: String,
+    },
+    /// It is where another server of the mount had it, and can't be brought along.
+    #[error(
+        "{}: the locks of this mount can't be moved ({trouble}), so it is not mounted: remove what is in the way, \
+         or the file if nothing is to be locked", path.display()
+    )]
+    NotMoved {
+        /// What could not be moved or made.
+        path: PathBuf,
+        /// What the system said.
         trouble: String,
     },
     /// Somebody else could have written it.
@@ -115,6 +126,40 @@ impl LockStore {
         let (uid, _) = sys::effective_ids();
         let keep = directory_for(uid, std::env::var_os::<&str>).map_or(Keep::Nowhere, Keep::In);
         LockStore { mount_point: mount_point.to_owned(), keep }
+    }
+
+    /// This one of root's, if another user serves the mount: beside it, in a directory of that user; `None`: root
+    /// serves it. To be called by root; what is stored where it was before, since somebody else served
+    /// the mount, comes with it.
+    ///
+    /// # Errors
+    /// [`LockStoreError::NotMoved`].
+    pub fn of_server(self, server: Option<(u32, u32)>) -> Result<LockStore, LockStoreError> {
+        let usual = self;
+        let Keep::In(roots) = &usual.keep else { return Ok(usual) };
+        let others = beside(roots);
+        let not_moved = |path: &Path| {
+            let path = path.to_owned();
+            move |error: io::Error| LockStoreError::NotMoved { path, trouble: error.to_string() }
+        };
+        let store = match server {
+            None => usual.clone(),
+            Some((uid, gid)) => {
+                let own = others.join(uid.to_string());
+                make_for(&others, &own, uid, gid).map_err(not_moved(&own))?;
+                LockStore { keep: Keep::In(own), ..usual.clone() }
+            }
+        };
+        let Some(path) = store.path() else { return Ok(store) };
+        let owner = server.unwrap_or((0, 0));
+        let users = fs::read_dir(&others).into_iter().flatten().flatten().map(|entry| entry.path());
+        for from in users.chain([roots.clone()]) {
+            let from = from.join(file_name(&usual.mount_point, SUFFIX));
+            if from != path && fs::symlink_metadata(&from).is_ok() {
+                carry(&from, &path, owner).map_err(not_moved(&from))?;
+            }
+        }
+        Ok(store)
     }
 
     /// That of a mount at a path that no other will have: its locks end with it.
@@ -235,6 +280,35 @@ fn directory_for(uid: u32, variable: impl Fn(&'static str) -> Option<std::ffi::O
         .or_else(|| (uid == 0).then(|| PathBuf::from(ROOTS)))
         .or_else(|| absolute("XDG_STATE_HOME").map(|state| state.join(NAME)))
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state").join(NAME)))
+}
+
+/// Where the directories of users lie who serve mounts of root's.
+fn beside(roots: &Path) -> PathBuf {
+    let mut name = roots.file_name().unwrap_or(OsStr::new(NAME)).to_owned();
+    name.push("-users");
+    roots.with_file_name(name)
+}
+
+/// A directory for a user, in one in which root alone makes any.
+fn make_for(all: &Path, own: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(all)?;
+    match DirBuilder::new().mode(0o700).create(own) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => lchown(own, Some(uid), Some(gid)),
+    }
+}
+
+/// Takes a file along to where the mount's new server looks for it, unless there is one. Whoever it belonged to may
+/// have put anything there, so that no symlink is followed.
+fn carry(from: &Path, to: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
+    if fs::symlink_metadata(to).is_err() {
+        let file = sys::descriptors::open_itself(from)?;
+        let mut text = Vec::new();
+        file.take(LONGEST).read_to_end(&mut text)?;
+        replace(to, &text)?;
+        lchown(to, Some(uid), Some(gid))?;
+    }
+    remove(from)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::control::ControlError;
 use crate::control::listener::{self, Listener};
-use crate::sys;
+use crate::sys::{self, LockedFile};
 
 /// Where the sockets of root's mounts lie.
 const ROOTS: &str = "/run/leasefs-control";
@@ -70,6 +70,16 @@ impl ControlDirectory {
         }
     }
 
+    /// That of systemd's units.
+    pub fn of_units() -> ControlDirectory {
+        ControlDirectory::at(UNITS)
+    }
+
+    /// Whether a socket of this mount is in it.
+    pub fn has(&self, mount_point: &Path) -> bool {
+        self.socket(mount_point).is_ok_and(|socket| socket.exists())
+    }
+
     /// Where a user looks who says no more: in their own, then in root's. Never in that of another user,
     /// who could pretend to serve any mount.
     pub(super) fn usual() -> Vec<ControlDirectory> {
@@ -93,17 +103,28 @@ impl ControlDirectory {
     pub fn listen(&self, mount_point: &Path) -> Result<Listener, ControlError> {
         self.make()?;
         let socket = self.socket(mount_point)?;
-        // Two daemons that find the same dead socket must not both replace it. The file can't be locked by
-        // others, since they can't open it.
+        let _held = self.lock()?;
+        self.sweep();
+        Listener::bind(&socket, mount_point)
+    }
+
+    /// Removes what a server has left behind that may not do so itself.
+    pub fn tidy(&self) {
+        if let Ok(_held) = self.lock() {
+            self.sweep();
+        }
+    }
+
+    /// Two daemons that find the same dead socket must not both replace it. The file can't be locked by others,
+    /// since they can't open it.
+    fn lock(&self) -> Result<LockedFile, ControlError> {
         let lock = self.0.join(".lock");
         let not_made =
             |error: io::Error| ControlError::NotMade { path: lock.clone(), trouble: error.to_string() };
         let mut options = OpenOptions::new();
         let file =
             options.write(true).create(true).truncate(false).mode(0o600).open(&lock).map_err(not_made)?;
-        let _held = sys::lock_file(file).map_err(not_made)?;
-        self.sweep();
-        Listener::bind(&socket, mount_point)
+        sys::lock_file(file).map_err(not_made)
     }
 
     /// Removes the sockets that killed daemons left behind. The lock must be held: a daemon that is about

@@ -171,11 +171,20 @@ pub struct StatusReport {
     pub memory: u64,
     /// Leases that could not be revoked and live on in Vault.
     pub unrevoked: Vec<LeaseReport>,
+    /// Tokens that may live on in Vault, and that nobody knows.
+    #[serde(default)]
+    pub lost_logins: Vec<LostLoginReport>,
     /// What this system lacks, a sentence each.
     pub losses: Vec<String>,
     /// The binary that the next server is started from; empty if there is nobody who starts one.
     #[serde(default)]
     pub program: String,
+    /// The unit of systemd that starts it; empty if it is none.
+    #[serde(default)]
+    pub unit: String,
+    /// The user whom the daemon runs as.
+    #[serde(default)]
+    pub user: String,
     /// What the process that serves it has given up, or not; empty if it gives nothing up.
     #[serde(default)]
     pub protections: Vec<ProtectionReport>,
@@ -283,6 +292,17 @@ pub struct LeaseReport {
     /// When it ends by itself.
     pub expires: Instant,
     /// Why it could not be revoked yet.
+    pub reason: String,
+}
+
+/// A token that may live on in Vault: the server ended while it logged in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostLoginReport {
+    /// Who logged in.
+    pub identity: String,
+    /// When it is over at the latest, as far as the next login tells; `None`: there was none yet, or it has no end.
+    pub expires: Option<Instant>,
+    /// What has happened.
     pub reason: String,
 }
 

@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::core::error::{Failure, Fault};
+use crate::core::generation::Body;
 use crate::core::name::{FileId, GenerationId, HandleId};
-use crate::core::source::Body;
 
 /// Makes the bytes of a file of several sources. The same parts give the same bytes, for as long as the file's
 /// text in [`Layout::renderings`](crate::core::engine::Layout::renderings) is the same: a successor goes by that.

@@ -288,6 +288,11 @@ pub enum Report {
         /// When the token counts as over, if nothing extends it.
         end: BootTime,
     },
+    /// A predecessor was ended while it logged in: a token may have been issued that nobody knows.
+    LoginLost {
+        /// Who, if it is in the configuration still.
+        identity: Option<IdentityId>,
+    },
     /// A generation of a predecessor is not shown any more, because the configuration has changed.
     Dropped {
         /// What was read.

@@ -13,6 +13,10 @@ pub enum FsError {
     /// The name is not in the tree.
     #[error("the name is not in the tree")]
     NoSuchName,
+    /// The kernel asks by a number that nobody here has given out: a server whose state is lost has, or the name is
+    /// not configured any more. The kernel looks the name up again then, and finds it or not.
+    #[error("the name must be looked up again")]
+    NumberUnknown,
     /// What the directory holds is not known yet, though the kernel was told it once. It looks at the directory
     /// again then, which waits until Vault has told, and asks once more.
     #[error("what the directory holds is not known yet")]

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::core::generation::Piece;
 use crate::core::name::{FileId, GenerationId, HandleId, Ino, SourceId};
-use crate::core::source::Piece;
 use crate::core::tracked::Changes;
 use crate::core::tree::Node;
 

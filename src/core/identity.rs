@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::effect::Credential;
 use crate::core::error::{Failure, Fault};
 use crate::core::name::{IdentityId, Ino, RequestId, SourceId, TokenId};
-use crate::core::source::lease_end;
+use crate::core::policy::lease_end;
 use crate::core::time::{BootTime, Chance, scaled};
 
 /// What Vault says of a token.
@@ -109,6 +109,22 @@ pub enum LoginState {
     },
 }
 
+/// A login that was under way when a server before this one ended: nobody knows its token, if one was issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostLogin {
+    /// When it was found: whatever was issued, was issued before.
+    pub found: BootTime,
+    /// When such a token is over at the latest, as far as the next login tells; `None`: there was none yet.
+    pub expires: Option<BootTime>,
+}
+
+impl LostLogin {
+    /// Whether its token may live.
+    pub fn may_live(&self, now: BootTime) -> bool {
+        self.expires.is_none_or(|end| now < end)
+    }
+}
+
 /// One identity.
 #[derive(Debug)]
 pub struct Identity {
@@ -125,6 +141,8 @@ pub struct Identity {
     /// Whether the next token is taken although it lives shorter than the one that is there: the user has
     /// replaced it, and said so.
     pub anew: bool,
+    /// Logins of servers before this one whose tokens may live.
+    pub lost_logins: Vec<LostLogin>,
     /// Sources that wait for a token.
     pub waiting_sources: BTreeSet<SourceId>,
     /// Directories of trees that wait for a token.
@@ -141,6 +159,7 @@ impl Identity {
             failed_logins: 0,
             last_fault: None,
             anew: false,
+            lost_logins: Vec::new(),
             waiting_sources: BTreeSet::new(),
             waiting_lists: BTreeSet::new(),
         }

@@ -8,7 +8,7 @@
 //! make sense of is an error, not a guess.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use crate::core::bucket::Bucket;
 use crate::core::effect::{Credential, EngineHint, ReadRequest};
 use crate::core::engine::{Effects, Engine, Layout, LayoutError};
 use crate::core::error::{Failure, Fault};
-use crate::core::identity::{LoginState, Token};
+use crate::core::generation::{Piece, Validity};
+use crate::core::identity::{LoginState, LostLogin, Token};
 use crate::core::name::{FileName, GenerationId, HandleId, IdentityId, Ino, LeaseId, SourceId, VaultPath};
-use crate::core::source::{Piece, Validity};
 use crate::core::time::{BootTime, UnixTime};
 
 /// What a cell is about.
@@ -56,6 +56,8 @@ pub enum Key {
     Name(Ino),
     /// A name that has vanished.
     Vanished(Ino),
+    /// The mount ends: there only then.
+    Stopping,
 }
 
 /// What is in a cell, to be written.
@@ -138,6 +140,9 @@ pub(crate) struct LayoutCell {
     pub(crate) trees: Vec<TreeCell>,
     #[serde(default)]
     pub(crate) list_max_age: Duration,
+    /// Identities whose token somebody else has made.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) given: BTreeSet<IdentityId>,
 }
 
 /// A declared file.
@@ -177,6 +182,7 @@ impl LayoutCell {
                 })
                 .collect(),
             list_max_age: layout.settings.list_max_age,
+            given: layout.given.clone(),
         }
     }
 
@@ -272,6 +278,8 @@ pub(crate) struct IdentityCell<'a> {
     pub(crate) last_fault: Option<Fault>,
     #[serde(default)]
     pub(crate) anew: bool,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub(crate) lost_logins: Cow<'a, [LostLogin]>,
 }
 
 /// An open file.
@@ -331,6 +339,10 @@ pub(crate) fn read<T: DeserializeOwned>(key: &Key, text: &[u8]) -> Result<T, Res
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+fn is_empty(list: &[LostLogin]) -> bool {
+    list.is_empty()
 }
 
 fn since_ever() -> BootTime {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::core::access::Rule;
 use crate::core::effect::EngineHint;
 use crate::core::name::{FileId, FileName, IdentityId, Ino, SourceId, TreeId, VaultPath};
-use crate::core::source::SourcePolicy;
+use crate::core::policy::SourcePolicy;
 use crate::core::sources::Sources;
 use crate::core::time::BootTime;
 use crate::core::tracked::Changes;

@@ -4,24 +4,31 @@
 //! checked before: the configuration is read outside, where the owners of files can still be told.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use crate::config::plan::MountPlan;
-use crate::control::{self, LockStore};
+use crate::config::plan::{Account, MountPlan};
+use crate::control::{ControlDirectory, LockStore};
 use crate::core::engine::{Outlook, Readiness};
 use crate::daemon::ground::{Calls, Ground};
 use crate::daemon::herald::Herald;
-use crate::daemon::{DaemonError, end_on_panic, locked_in_part, runtime, system};
+use crate::daemon::heritage::Heritage;
+use crate::daemon::stand::Stand;
+use crate::daemon::{
+    DaemonError, check_server_user, composer, end_on_panic, layout, locked_in_part, runtime, system,
+};
 use crate::driver::Service;
 use crate::driver::clock::SystemClock;
-use crate::fuse::session;
+use crate::fuse::kept::Unanswered;
+use crate::fuse::mount_point::MountPoint;
+use crate::fuse::session::{self, MountOptions};
 use crate::link::{self, ServerEnd};
 use crate::run::words::{Missing, Word};
-use crate::sys::{self, MemoryLock};
+use crate::sandbox::{self, Crowd, Places};
+use crate::sys::{self, MemoryLock, namespace};
 
 /// How often it is looked at what is there.
 const LOOK: Duration = Duration::from_millis(20);
@@ -47,14 +54,44 @@ pub struct CommandMount {
 pub fn serve_command(mount: CommandMount, link: ServerEnd<Word>) -> Result<(), DaemonError> {
     end_on_panic();
     let CommandMount { plan, config, mount_point, locks } = mount;
+    check_server_user(&plan)?;
     let mut losses = Vec::new();
     if let MemoryLock::SecretPagesOnly { reason } = sys::lock_memory() {
         // The rule for users other than root, and nothing that the user of a command could act on.
         tracing::info!(reason, "only the pages of secrets are locked in memory");
         losses.push(locked_in_part(&reason));
     }
-    let allow_other = plan.mount.allow_other;
-    let ground = Ground::check(plan, config, session::SOURCE, &mount_point, allow_other, losses)?;
+    let stand = take_place(&plan, &mount_point)?;
+    // Another command may be shown its tree at the same path, in a namespace of its own: then only the first one
+    // can be asked how it is.
+    let control = ControlDirectory::own().and_then(|directory| {
+        let listener = directory.listen(stand.path())?;
+        Ok((directory, listener))
+    });
+    let control = control.inspect_err(|error| tracing::info!(%error, "this tree has no control socket")).ok();
+    let locks = match &plan.mount.server_user {
+        Some(Account { uid, gid, .. }) => {
+            control.iter().try_for_each(|(_, listener)| listener.hand_to(*uid))?;
+            locks.of_server(Some((*uid, *gid)))?
+        }
+        None => locks,
+    };
+    let user = sys::privilege::user_name(
+        plan.mount.server_user.as_ref().map_or(sys::effective_ids().0, |user| user.uid),
+    );
+    let places = Places {
+        config: None,
+        control: control.as_ref().map(|(directory, _)| directory.path().to_owned()),
+        locks: locks.path().and_then(|path| path.parent().map(Path::to_owned)),
+        mount_point: Some(mount_point),
+        crowd: Crowd::Open,
+    };
+    let protections = sandbox::Plan::of(&plan, &places, plan.mount.server_user.clone()).enter()?;
+    losses.extend(protections.losses().map(str::to_owned));
+    let mounted = sys::unix_time();
+    let heritage = Heritage::none(layout(&plan, mounted), composer(&plan))?;
+    let ground =
+        Ground::new(plan, config, stand, heritage, mounted, losses)?.protected(protections).run_by(user);
     runtime()?.block_on(async {
         let stream = link.into_stream().and_then(UnixStream::from_std).map_err(system("no supervisor"))?;
         let stream = Arc::new(stream);
@@ -63,16 +100,27 @@ pub fn serve_command(mount: CommandMount, link: ServerEnd<Word>) -> Result<(), D
             is_over(&supervisor).await;
             "the command has ended"
         };
-        // Another command may be shown its tree at the same path, in a namespace of its own: then only the
-        // first one can be asked how it is.
-        let listener = control::listen(ground.path())
-            .inspect_err(|error| tracing::info!(%error, "this tree has no control socket"))
-            .ok();
+        let listener = control.map(|(_, listener)| listener);
         let calls = Calls { told: over, hangup: None };
         let herald = Arc::new(Herald::to_systemd());
         ground.serve(listener, locks, calls, herald, |service, _| report(service, stream)).await?;
         Ok(())
     })
+}
+
+/// Mounts, for all who are in this namespace, and leaves it for one in which the mount is not: a process that is shut
+/// in can't unmount, and here nothing keeps it from removing the mount point. The mount goes with the last process
+/// that sees it, and answers no longer than this process.
+fn take_place(plan: &MountPlan, mount_point: &Path) -> Result<Stand, DaemonError> {
+    let (uid, gid) = sys::effective_ids();
+    let options = MountOptions { uid, gid, allow_other: plan.mount.allow_other };
+    let kept = session::mount(MountPoint::take(mount_point)?, &options)?.keep()?;
+    let device = kept.device().try_clone().map_err(system("the device can't be shared"))?;
+    let seat = kept.seat();
+    namespace::own_mounts().map_err(system("the server can't have mounts of its own"))?;
+    namespace::detach(&seat.path).map_err(system("the server can't leave its own tree"))?;
+    kept.leave();
+    Ok(Stand { seat, device, unanswered: Unanswered::None })
 }
 
 /// Returns when the supervisor is done, or gone. It never says anything: whatever comes is its end.

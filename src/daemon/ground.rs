@@ -1,6 +1,6 @@
 //! What is served: everything that was checked before, and the course from the first answer to the last.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +15,11 @@ use crate::core::time::UnixTime;
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::Heritage;
 use crate::daemon::lore::PlanLore;
-use crate::daemon::stand::{Served, Stand};
-use crate::daemon::{DaemonError, composer, driver_settings, layout, reload, system};
+use crate::daemon::stand::Stand;
+use crate::daemon::{DaemonError, driver_settings, reload, system};
 use crate::driver::clock::SystemClock;
 use crate::driver::{Driver, Service, Unrevoked};
 use crate::fuse::adapter::{Adapter, Wiring};
-use crate::fuse::mount_point::MountPoint;
-use crate::fuse::session::MountOptions;
 use crate::keeper::Word;
 use crate::sandbox::{Entry, Protections, State};
 use crate::sys::{self, BootTimer};
@@ -50,8 +48,19 @@ pub(super) struct Ground {
     mounted: UnixTime,
     losses: Vec<String>,
     protections: Arc<Protections>,
-    /// What the next server is started from, if there is somebody who starts it.
-    program: Option<PathBuf>,
+    /// Who starts the next server, if there is somebody.
+    succession: Option<Succession>,
+    /// The user whom this process runs as.
+    user: String,
+}
+
+/// Where the next server comes from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Succession {
+    /// What it is started from.
+    pub program: Option<PathBuf>,
+    /// The unit of systemd that starts it, unless a keeper does.
+    pub unit: Option<String>,
 }
 
 /// How a server ended.
@@ -72,25 +81,7 @@ pub(super) struct Calls<T> {
 }
 
 impl Ground {
-    /// For a mount of one's own.
-    pub(super) fn check(
-        plan: MountPlan,
-        config: PathBuf,
-        source: &str,
-        mount_point: &Path,
-        allow_other: bool,
-        losses: Vec<String>,
-    ) -> Result<Ground, DaemonError> {
-        let point = MountPoint::take(mount_point)?;
-        let (uid, gid) = sys::effective_ids();
-        let options = MountOptions { uid, gid, allow_other };
-        let stand = Stand::New { point, source: source.to_owned(), options };
-        let mounted = sys::unix_time();
-        let heritage = Heritage::none(layout(&plan, mounted), composer(&plan))?;
-        Ground::new(plan, config, stand, heritage, mounted, losses)
-    }
-
-    /// For any mount. `mounted` is when that was, or will have been.
+    /// For a mount; `mounted` is when that was.
     pub(super) fn new(
         plan: MountPlan,
         config: PathBuf,
@@ -101,8 +92,8 @@ impl Ground {
     ) -> Result<Ground, DaemonError> {
         let client = Client::new(&plan.vault, &plan.identities)?;
         let protections = Arc::default();
-        let program = None;
-        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections, program })
+        let (succession, user) = (None, sys::privilege::user_name(sys::effective_ids().0));
+        Ok(Ground { plan, config, stand, client, heritage, mounted, losses, protections, succession, user })
     }
 
     /// This process has given that up.
@@ -110,14 +101,14 @@ impl Ground {
         Ground { protections: Arc::new(protections), ..self }
     }
 
-    /// The next server will be started from this binary, too.
-    pub(super) fn started_from(self, program: Option<PathBuf>) -> Ground {
-        Ground { program, ..self }
+    /// The next server will come from there.
+    pub(super) fn succeeded_by(self, succession: Succession) -> Ground {
+        Ground { succession: Some(succession), ..self }
     }
 
-    /// Where it is, or will be.
-    pub(super) fn path(&self) -> &Path {
-        self.stand.path()
+    /// The name of the user whom this process runs as, who may not be looked up any more.
+    pub(super) fn run_by(self, user: String) -> Ground {
+        Ground { user, ..self }
     }
 
     /// Serves until it is told that it is over, or somebody takes the mount away; then gives everything back,
@@ -130,8 +121,18 @@ impl Ground {
         herald: Arc<Herald>,
         announce: impl FnOnce(Service<SystemClock>, PathBuf) -> A,
     ) -> Result<Ended, DaemonError> {
-        let Ground { plan, config, stand, client, heritage, mounted, mut losses, protections, program } =
-            self;
+        let Ground {
+            plan,
+            config,
+            stand,
+            client,
+            heritage,
+            mounted,
+            mut losses,
+            protections,
+            succession,
+            user,
+        } = self;
         let Heritage { mut engine, seal, requests, inheritance } = heritage;
         let Calls { told, mut hangup } = calls;
         engine.restore_locks(locks.load()?);
@@ -155,14 +156,17 @@ impl Ground {
         let driver = Driver::new(service.clone(), inbox, timer, client, notices, driver_settings(&plan));
         let driving = tokio::spawn(driver.inheriting(inheritance).run());
         let (ends, mut asked) = mpsc::unbounded_channel();
-        let successor = match &served {
-            Served::Kept { .. } => Successor::Comes,
-            Served::Own(_) => Successor::None,
+        let successor = match &succession {
+            Some(_) => Successor::Comes,
+            None => Successor::None,
         };
+        let Succession { program, unit } = succession.unwrap_or_default();
         let handler = ServiceHandler {
             service: service.clone(),
             info: MountInfo {
                 program,
+                unit,
+                user,
                 ..mount_info(&plan, config, served.path(), mounted, losses, &protections)
             },
             lore,
@@ -176,7 +180,14 @@ impl Ground {
         let guarding = tokio::spawn(watch_over(service.clone(), Arc::clone(&herald)));
         let terminal = reload::Terminal::find();
         tokio::pin!(told);
+        let was_stopping = service.look(|engine, _| engine.is_stopping());
         let end = loop {
+            if was_stopping {
+                // Its start has to be over before it can end well.
+                herald.notify(&[sd_notify::NotifyState::Ready]);
+                tracing::info!("stopping: the server before this one had begun to");
+                break None;
+            }
             tokio::select! {
                 who = &mut told => { tracing::info!("stopping: {who}"); break None }
                 Some(farewell) = asked.recv() => match farewell {
@@ -205,6 +216,8 @@ impl Ground {
                 }
             }
         };
+        // A server that takes over from here goes on with this.
+        service.look(|engine, _| engine.will_stop());
         announcing.abort();
         guarding.abort();
         herald.notify(&[sd_notify::NotifyState::Stopping]);
@@ -272,6 +285,8 @@ fn mount_info(
         started,
         pid: std::process::id(),
         program: None,
+        unit: None,
+        user: String::new(),
     }
 }
 

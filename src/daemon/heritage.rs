@@ -57,10 +57,20 @@ impl Memory {
     pub(super) fn map(self) -> Mapped {
         let (state, requests) = match self {
             Memory::State(state) => (open(state), None),
-            Memory::Requests(page) => (Err(MemoryError::NotSupported.into()), Requests::open(page).ok()),
-            Memory::Nothing => (Err(MemoryError::NotSupported.into()), None),
+            Memory::Requests(page) => (Err(lack().into()), Requests::open(page).ok()),
+            Memory::Nothing => (Err(lack().into()), None),
         };
         Mapped { state, requests }
+    }
+}
+
+/// Why whoever has mounted had no memory for the state: this process has the same limits.
+fn lack() -> MemoryError {
+    match sys::memory_lock_limit() {
+        Some(limit) if limit / 2 < Sealed::LEAST => {
+            MemoryError::LockLimit { size: 2 * Sealed::LEAST, limit: limit as u64 }
+        }
+        Some(_) | None => MemoryError::NotSupported,
     }
 }
 

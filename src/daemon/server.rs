@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::plan::MountPlan;
+use crate::config::plan::{Account, MountPlan};
 use crate::config::{self, Environment};
 use crate::control::{ControlDirectory, LockStore};
-use crate::daemon::ground::{Calls, Ended, Ground};
+use crate::daemon::ground::{Calls, Ended, Ground, Succession};
 use crate::daemon::herald::Herald;
 use crate::daemon::heritage::{Heritage, Memory};
 use crate::daemon::record::Record;
 use crate::daemon::stand::Stand;
 use crate::daemon::{
-    DaemonError, command, composer, end_on_panic, layout, locked_in_part, readiness, runtime, system,
+    DaemonError, command, composer, end_on_panic, layout, locked_in_part, readiness, runtime, system, unit,
 };
 use crate::fuse::kept::{Seat, Unanswered};
 use crate::keeper::Word;
@@ -94,8 +94,11 @@ pub fn serve(papers: ServerPapers, code: impl Fn(&DaemonError) -> u8) -> Result<
 impl Inheritance {
     fn serve(self) -> Result<Ended, DaemonError> {
         let Inheritance { device, record, memory, keeper, predecessor } = self;
-        // The keeper starts the next one from the same place.
-        let program = keeper.as_ref().and_then(|_| std::env::current_exe().ok());
+        // The next one is started from the same place.
+        let succession = Succession {
+            program: std::env::current_exe().ok(),
+            unit: keeper.is_none().then(unit::own_unit).flatten(),
+        };
         // As it was read by whoever has mounted.
         let mut environment = Environment::from_process();
         (environment.uid, environment.gid) = record.owner;
@@ -116,7 +119,15 @@ impl Inheritance {
             _ => ControlDirectory::own()?,
         };
         let listener = directory.listen(&seat.path)?;
-        let locks = LockStore::usual(&seat.path);
+        let (locks, user) = match (sys::effective_ids().0, &plan.mount.server_user) {
+            (0, Some(Account { uid, gid, .. })) => {
+                listener.hand_to(*uid)?;
+                (LockStore::usual(&seat.path).of_server(Some((*uid, *gid)))?, *uid)
+            }
+            (0, None) => (LockStore::usual(&seat.path).of_server(None)?, 0),
+            (uid, _) => (LockStore::usual(&seat.path), uid),
+        };
+        let user = sys::privilege::user_name(user);
         let protections = shut_in(&plan, &directory, &locks)?;
         for reason in protections.losses() {
             tracing::warn!(reason, "only the pages of secrets are locked in memory");
@@ -133,10 +144,11 @@ impl Inheritance {
         if let Some(requests) = &heritage.requests {
             requests.take_stock(predecessor);
         }
-        let stand = Stand::Kept { seat, device, unanswered };
+        let stand = Stand { seat, device, unanswered };
         let ground = Ground::new(plan, config, stand, heritage, mounted, losses)?
             .protected(protections)
-            .started_from(program);
+            .run_by(user)
+            .succeeded_by(succession);
         let runtime = runtime()?;
         let ended = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).map_err(system("signals can't be caught"))?;
@@ -181,11 +193,11 @@ fn shut_in(
     locks: &LockStore,
 ) -> Result<Protections, DaemonError> {
     let places = Places {
-        config: None,
         control: Some(control.path().to_owned()),
         locks: locks.path().and_then(|path| path.parent().map(Path::to_owned)),
+        ..Places::default()
     };
-    Ok(sandbox::Plan::of(plan, &places, None).enter()?)
+    Ok(sandbox::Plan::of(plan, &places, plan.mount.server_user.clone()).enter()?)
 }
 
 /// Set to `off`, requests are not sent again, as on kernels that can't do it.

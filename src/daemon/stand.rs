@@ -1,5 +1,4 @@
-//! Where a server stands: at a mount of its own, or at one that a keeper holds. Either is served the same way;
-//! they end differently.
+//! Where a server stands: at a mount that a keeper holds, or that nobody holds since it goes with those who see it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,38 +11,31 @@ use crate::daemon::herald::Herald;
 use crate::driver::clock::SystemClock;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::kept::{Seat, Unanswered};
-use crate::fuse::mount_point::{MountError, MountPoint};
+use crate::fuse::mount_point::MountError;
 use crate::fuse::notify::Notices;
-use crate::fuse::session::{self, MountOptions, Mounted, Serving, SessionEnd, Unmounted};
+use crate::fuse::session::{Serving, SessionEnd};
 use crate::keeper::Word;
-
-/// For how long a busy mount is served after it was detached.
-const UNMOUNT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// For how long the keeper may take to end a session; it has less patience itself.
 const KEEPER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A mount that is to be served.
-pub(super) enum Stand {
-    /// It is made now.
-    New { point: MountPoint, source: String, options: MountOptions },
-    /// Somebody else holds it.
-    Kept { seat: Seat, device: OwnedFd, unanswered: Unanswered },
+pub(super) struct Stand {
+    pub seat: Seat,
+    pub device: OwnedFd,
+    pub unanswered: Unanswered,
 }
 
 /// A mount that is being served.
-pub(super) enum Served {
-    Own(Mounted),
-    Kept { seat: Seat, serving: Serving },
+pub(super) struct Served {
+    seat: Seat,
+    serving: Serving,
 }
 
 impl Stand {
-    /// Where it is, or will be.
+    /// Where it is.
     pub(super) fn path(&self) -> &Path {
-        match self {
-            Stand::New { point, .. } => point.path(),
-            Stand::Kept { seat, .. } => &seat.path,
-        }
+        &self.seat.path
     }
 
     /// Serves from now on. `ended` is called when the session is over, for whatever reason. Returns the numbers of
@@ -54,39 +46,26 @@ impl Stand {
         threads: usize,
         ended: impl FnOnce(SessionEnd) + Send + 'static,
     ) -> Result<(Served, Vec<u64>), MountError> {
-        match self {
-            Stand::New { point, source, options } => {
-                let device = session::mount_from(&source, point, &options)?;
-                Ok((Served::Own(device.serve(file_system, threads, ended)?), Vec::new()))
-            }
-            Stand::Kept { seat, device, unanswered } => {
-                let (serving, swept) = seat.take(&device, file_system, threads, unanswered, ended)?;
-                if !swept.is_empty() {
-                    tracing::info!(count = swept.len(), "calls that the last server had begun get EINTR");
-                }
-                Ok((Served::Kept { seat, serving }, swept))
-            }
+        let Stand { seat, device, unanswered } = self;
+        let (serving, swept) = seat.take(&device, file_system, threads, unanswered, ended)?;
+        if !swept.is_empty() {
+            tracing::info!(count = swept.len(), "calls that the last server had begun get EINTR");
         }
+        Ok((Served { seat, serving }, swept))
     }
 }
 
 impl Served {
     pub(super) fn path(&self) -> PathBuf {
-        match self {
-            Served::Own(mounted) => mounted.path().to_owned(),
-            Served::Kept { seat, .. } => seat.path.clone(),
-        }
+        self.seat.path.clone()
     }
 
     /// Starts the thread that tells the kernel what to forget.
     pub(super) fn notices(&self) -> io::Result<(Notices, JoinHandle<()>)> {
-        Notices::start(match self {
-            Served::Own(mounted) => mounted.notifier(),
-            Served::Kept { serving, .. } => serving.notifier(),
-        })
+        Notices::start(self.serving.notifier())
     }
 
-    /// Everything was given back: ends the mount, unless it is gone already.
+    /// Everything was given back: has the keeper take the mount away, if there is one. Else it ends with this process.
     pub(super) async fn take_away(self, end: Option<SessionEnd>, herald: &Herald) -> Result<(), DaemonError> {
         let broken = match end {
             Some(SessionEnd::Unmounted) => {
@@ -100,37 +79,17 @@ impl Served {
             Some(SessionEnd::Failed { errno }) => Some(errno),
             Some(SessionEnd::Asked) | None => None,
         };
-        // The session is served by threads of its own, so that a busy mount can still be answered.
-        match self {
-            Served::Own(mounted) => {
-                let unmounted = tokio::task::spawn_blocking(move || mounted.unmount(UNMOUNT_PATIENCE)).await;
-                report(unmounted.unwrap_or(Ok(Unmounted::Clean)))?;
-            }
-            Served::Kept { serving, .. } => {
-                serving.expect_end();
-                if herald.say(&Word::GivenBack) {
-                    let over = move || serving.is_over_within(KEEPER_PATIENCE);
-                    // Whatever comes of it: the end of this process ends the session.
-                    let _ = tokio::task::spawn_blocking(over).await;
-                }
-            }
+        let Served { serving, .. } = self;
+        serving.expect_end();
+        if herald.say(&Word::GivenBack) {
+            // The session is served by threads of its own, so that a busy mount can still be answered.
+            let over = move || serving.is_over_within(KEEPER_PATIENCE);
+            // Whatever comes of it: the end of this process ends the session.
+            let _ = tokio::task::spawn_blocking(over).await;
         }
         match broken {
             Some(errno) => Err(DaemonError::Broken { errno }),
             None => Ok(()),
         }
     }
-}
-
-fn report(unmounted: Result<Unmounted, MountError>) -> Result<(), MountError> {
-    match unmounted? {
-        Unmounted::Clean => {}
-        Unmounted::Detached => tracing::info!("the mount was in use; it was detached"),
-        Unmounted::Aborted | Unmounted::StillHeld => {
-            tracing::warn!(
-                "the mount is still in use: its users get \"transport endpoint is not connected\""
-            );
-        }
-    }
-    Ok(())
 }

@@ -17,6 +17,7 @@ use crate::fuse::mount_point::{MountError, errno};
 use crate::fuse::mountinfo;
 use crate::fuse::session::{FILE_SYSTEM_TYPE, SOURCE};
 use crate::sealed::End;
+use crate::sys::errand::{self, Errand};
 use crate::sys::{self, Unmount};
 
 /// The mount namespace of the system's first process, in which everybody sees what is mounted.
@@ -28,7 +29,7 @@ const RECORD: &str = "leasefs-record";
 const STATE: &str = "leasefs-state";
 const REQUESTS: &str = "leasefs-requests";
 
-/// For how long systemd may take to note the descriptors.
+/// For how long systemd may take to note what it is given or told.
 const NOTED: Duration = Duration::from_secs(5);
 
 /// What becomes of a unit when its server has ended.
@@ -146,6 +147,38 @@ pub fn restarts(unit: &str) -> Result<bool, DaemonError> {
     Ok(job(unit)? == "restart")
 }
 
+/// The unit whose main process this is; nothing if it can't be told.
+pub(super) fn own_unit() -> Option<String> {
+    unit_in(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+/// The unit that a list of control groups names (cgroups(7), `/proc/T/cgroup`).
+fn unit_in(groups: &str) -> Option<String> {
+    let of_systemd = |line: &str| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let unit = path.rsplit('/').next().filter(|unit| unit.ends_with(".service"))?;
+        ["", "name=systemd"].contains(&controllers).then(|| unit.to_owned())
+    };
+    groups.lines().find_map(of_systemd)
+}
+
+/// Has systemd restart a unit, and does not wait for it: that is, has the program as it is installed now take over.
+///
+/// # Errors
+/// [`DaemonError::NotRestarted`], [`DaemonError::System`].
+pub fn restart(unit: &str) -> Result<(), DaemonError> {
+    let mut command = Command::new("systemctl");
+    command.args(["--no-block", "--no-ask-password", "restart", "--", unit]);
+    let done = errand::run(&mut command, NOTED).map_err(system("systemctl can't be run"))?;
+    let said = match done {
+        Errand::Done { success: true, .. } => return Ok(()),
+        Errand::Done { success: false, said } => said.trim().to_owned(),
+        Errand::TookTooLong => "it does not answer".to_owned(),
+    };
+    Err(DaemonError::NotRestarted { unit: unit.to_owned(), said })
+}
+
 /// `Restart=on-failure`, `RestartForceExitStatus=` and `RestartPreventExitStatus=` of the unit, as words.
 fn judge(job: &str, ending: &Ending) -> Future {
     let failed = ending.result != "success" && !["64", "73", "78"].contains(&ending.status.as_str());
@@ -188,6 +221,22 @@ fn is_mounted(mount_point: &Path) -> Result<bool, DaemonError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_is_told_by_its_control_group() {
+        for (groups, unit) in [
+            ("0::/system.slice/system-leasefs.slice/leasefs@agent.service\n", Some("leasefs@agent.service")),
+            (
+                "4:cpu:/a.service\n1:name=systemd:/system.slice/leasefs@a:b.service\n",
+                Some("leasefs@a:b.service"),
+            ),
+            ("0::/user.slice/user-0.slice/session-1.scope\n", None),
+            ("0::/\n", None),
+            ("", None),
+        ] {
+            assert_eq!(unit_in(groups).as_deref(), unit, "{groups:?}");
+        }
+    }
 
     #[test]
     fn the_mount_stays_as_long_as_a_server_will_come() {

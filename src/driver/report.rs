@@ -10,6 +10,10 @@ use crate::core::time::BootTime;
 use crate::driver::clock::Clock;
 use crate::driver::{Names, Service};
 
+/// What is to be known of the login of a server before this one.
+pub const LOGIN_LOST: &str =
+    "a login was under way when the server ended; its token, if one was issued, lives until its ttl";
+
 /// Writes the line for a report.
 pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names) {
     let now = service.clock().now();
@@ -117,6 +121,10 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
                 "the process before this one ended while it read this: a credential may have been made that \
                  nobody knows; it ends with its token"
             );
+        }
+        Report::LoginLost { identity: id } => {
+            let identity = id.as_ref().map_or("one that is not in the configuration any more", identity);
+            tracing::warn!(identity, "{LOGIN_LOST}");
         }
         Report::Dropped { path, lease, why } => {
             let (lease, why) = (lease.as_ref().map(tracing::field::display), change_text(*why));

@@ -27,7 +27,7 @@ pub struct Seal {
     store: Sealed,
     tokens: HashMap<Credential, Token>,
     /// There was no room: nothing is sealed before then.
-    full_until: Option<BootTime>,
+    full_until: Option<(BootTime, Full)>,
     news: Option<News>,
 }
 
@@ -98,7 +98,7 @@ impl Seal {
 
     /// Seals what the engine has changed.
     pub(super) fn follow(&mut self, engine: &mut Engine<SecretBytes>) {
-        if let Some(again) = self.full_until {
+        if let Some((again, _)) = self.full_until {
             // What has changed is not wanted: everything will be written.
             engine.write_changes(&mut |_, _| ());
             if sys::boot_time() < again {
@@ -119,7 +119,7 @@ impl Seal {
                 self.news = Some(News::Whole);
             }
             (Err(full), before) => {
-                self.full_until = Some(sys::boot_time() + AGAIN);
+                self.full_until = Some((sys::boot_time() + AGAIN, full));
                 if before.is_none() {
                     self.news = Some(News::Full(full));
                 }
@@ -146,6 +146,11 @@ impl Seal {
     pub(super) fn forget(&mut self, with: Credential) {
         self.store.remove(&name(&Key::Token(with)));
         self.tokens.remove(&with);
+    }
+
+    /// Why a successor would begin anew, if it would.
+    pub(super) fn lack(&self) -> Option<Full> {
+        self.full_until.map(|(_, full)| full)
     }
 
     /// What is to be told, once.

@@ -19,7 +19,7 @@ impl From<FsError> for Errno {
             // handles that were open on them are all that the kernel can ask for and nobody knows.
             FsError::GenerationEnded | FsError::Stopping | FsError::BadHandle => Errno::ESTALE,
             // The kernel begins the walk anew then (path-lookup.rst), and asks for the directory first.
-            FsError::ContentsUnknown => Errno::ESTALE,
+            FsError::NumberUnknown | FsError::ContentsUnknown => Errno::ESTALE,
             FsError::Unusable | FsError::OutOfMemory => Errno::EIO,
             FsError::ReadOnly => Errno::EROFS,
             FsError::NoSuchAttribute => Errno::ENODATA,
@@ -91,6 +91,7 @@ mod tests {
             (FsError::BadHandle, Errno::ESTALE),
             (FsError::Stopping, Errno::ESTALE),
             (FsError::ContentsUnknown, Errno::ESTALE),
+            (FsError::NumberUnknown, Errno::ESTALE),
         ] {
             assert_eq!(Errno::from(situation), errno, "{situation:?}");
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::render::RenderError;
+use crate::render::{NoText, RenderError};
 use crate::secret::SecretBytes;
 
 /// The fields of a JSON object, each still the text it was.
@@ -43,6 +43,17 @@ impl<'a> Object<'a> {
     /// The JSON text of a field and a newline.
     pub fn line(&self, field: &str) -> Result<SecretBytes, RenderError> {
         Ok(line(self.text(field)?.as_bytes()))
+    }
+
+    /// What a field is, if it is no string.
+    pub fn other_than_text(&self, field: &str) -> Option<NoText> {
+        match self.text(field).ok()?.as_bytes().first()? {
+            b'"' => None,
+            b'{' | b'[' => Some(NoText::Structure),
+            b'n' => Some(NoText::Null),
+            b't' | b'f' => Some(NoText::Truth),
+            _ => Some(NoText::Number),
+        }
     }
 
     fn text(&self, field: &str) -> Result<&'a str, RenderError> {

@@ -57,6 +57,29 @@ pub fn fields(values: &SecretBytes) -> Result<Vec<(String, SecretBytes)>, Render
     object.names().map(|name| Ok((name.to_owned(), object.raw(name)?))).collect()
 }
 
+/// What a field may be that is no string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoText {
+    /// A number. KV keeps it as a floating-point number, so that it may have changed.
+    Number,
+    /// True or false.
+    Truth,
+    /// Null.
+    Null,
+    /// A list or an object.
+    Structure,
+}
+
+/// Which fields of `values`, the text of a JSON object, are no strings; sorted by name.
+///
+/// # Errors
+/// [`RenderError::NotAnObject`].
+pub fn other_than_texts(values: &SecretBytes) -> Result<Vec<(String, NoText)>, RenderError> {
+    let object = Object::parse(values.expose())?;
+    let found = object.names().filter_map(|name| Some((name.to_owned(), object.other_than_text(name)?)));
+    Ok(found.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +159,23 @@ mod tests {
             found.iter().map(|(name, bytes)| (name.as_str(), bytes.expose())).collect();
         assert_eq!(found, [("", &b"null"[..]), ("B", b"{\"x\":1}"), ("aü", b"1"), ("b", b"2")]);
         assert!(fields(&secret("{}")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn fields_that_are_no_texts_are_told_by_their_kind() {
+        let values = r#"{"a":"1","b":-1,"c":[],"d":{},"e":null,"f":true,"g":false}"#;
+        let found = other_than_texts(&secret(values)).unwrap();
+        let found: Vec<(&str, NoText)> = found.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+        let (structure, truth) = (NoText::Structure, NoText::Truth);
+        let expected = [
+            ("b", NoText::Number),
+            ("c", structure),
+            ("d", structure),
+            ("e", NoText::Null),
+            ("f", truth),
+            ("g", truth),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

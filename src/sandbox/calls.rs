@@ -172,6 +172,7 @@ const OLDER: &[c_long] = &[
     libc::SYS_readlink,
     libc::SYS_mkdir,
     libc::SYS_unlink,
+    libc::SYS_rmdir,
     libc::SYS_rename,
     libc::SYS_chmod,
     libc::SYS_poll,

@@ -106,7 +106,8 @@ fn build(
     if !off.contains(&Protection::LandlockFiles) {
         let read = needs.read.iter().map(|path| (path, AccessFs::ReadFile | AccessFs::ReadDir));
         let write = needs.write.iter().map(|path| (path, writing()));
-        for (path, access) in read.chain(write) {
+        let remove = needs.remove.iter().map(|path| (path, AccessFs::RemoveDir.into()));
+        for (path, access) in read.chain(write).chain(remove) {
             // What is not there needs no rule.
             let Ok(opened) = PathFd::new(path) else { continue };
             let access = if path.is_dir() { access } else { access & AccessFs::from_file(TRIED) };

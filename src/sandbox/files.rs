@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::config::plan::{CredentialSource, Method, MountPlan};
-use crate::sandbox::Places;
+use crate::sandbox::{Crowd, Places};
 
 /// What getaddrinfo(3) reads (nsswitch.conf(5), resolv.conf(5), gai.conf(5)), and where the modules of the name
 /// service lie (nss(5)).
@@ -87,14 +87,17 @@ pub(super) struct Needs {
     pub read: BTreeSet<PathBuf>,
     /// Directories in which files and sockets are made, replaced and removed.
     pub write: BTreeSet<PathBuf>,
+    /// Directories of which empty directories are removed.
+    pub remove: BTreeSet<PathBuf>,
     /// Files outside directories of their own.
     single: BTreeSet<PathBuf>,
+    crowd: Crowd,
 }
 
 impl Needs {
     /// Of a plan, and of what it does not know.
     pub fn of(plan: &MountPlan, places: &Places) -> Needs {
-        let mut needs = Needs::default();
+        let mut needs = Needs { crowd: places.crowd, ..Needs::default() };
         needs.read.extend(KERNEL.into_iter().chain(LIBRARIES).map(PathBuf::from));
         for path in RESOLVER {
             needs.replaceable(Path::new(path));
@@ -106,22 +109,10 @@ impl Needs {
             let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
             needs.read.extend(variables.into_iter().filter_map(std::env::var_os).map(PathBuf::from));
         }
-        let credentials = plan.identities.iter().flat_map(|identity| match &identity.method {
-            Method::Token { token } => vec![token],
-            Method::AppRole { role_id, secret_id, .. } => {
-                [role_id].into_iter().chain(secret_id.as_ref()).collect()
-            }
-        });
-        for source in credentials {
-            match source {
-                CredentialSource::File(path) => needs.replaceable(path),
-                CredentialSource::Variable(_) | CredentialSource::Literal(_) => {}
-            }
-        }
-        let client = vault.client_certificate.iter().flat_map(|(certificate, key)| [certificate, key]);
-        for path in vault.ca_cert.iter().chain(client).chain(&places.config) {
+        for path in credentials(plan).into_iter().chain(places.config.as_deref()) {
             needs.replaceable(path);
         }
+        needs.remove.extend(places.mount_point.iter().filter_map(|path| path.parent()).map(Path::to_owned));
         needs.write.extend(places.control.iter().chain(&places.locks).cloned());
         needs
     }
@@ -137,7 +128,7 @@ impl Needs {
         let mut hop = path.to_owned();
         for _ in 0..LINKS {
             match hop.parent().and_then(|parent| parent.canonicalize().ok()) {
-                Some(parent) if !is_shared(&parent) => {
+                Some(parent) if self.crowd == Crowd::Open || !is_shared(&parent) => {
                     self.read.insert(parent);
                 }
                 Some(_) | None => {
@@ -164,6 +155,22 @@ fn is_shared(directory: &Path) -> bool {
 /// Makes a directory for this user alone, and those above it.
 pub(super) fn make_private(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// The files that a server reads to log in, and to know Vault by.
+pub fn credentials(plan: &MountPlan) -> Vec<&Path> {
+    let of_identities = plan.identities.iter().flat_map(|identity| match &identity.method {
+        Method::Token { token } => vec![token],
+        Method::AppRole { role_id, secret_id, .. } => {
+            [role_id].into_iter().chain(secret_id.as_ref()).collect()
+        }
+    });
+    let files = of_identities.filter_map(|source| match source {
+        CredentialSource::File(path) => Some(path),
+        CredentialSource::Variable(_) | CredentialSource::Literal(_) => None,
+    });
+    let client = plan.vault.client_certificate.iter().flat_map(|(certificate, key)| [certificate, key]);
+    files.chain(&plan.vault.ca_cert).chain(client).map(PathBuf::as_path).collect()
 }
 
 /// A file that can be read only as long as it stays the one that it was.

@@ -4,6 +4,8 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -19,6 +21,20 @@ pub fn pass_on(fd: &impl AsFd) -> io::Result<RawFd> {
     let fd = fd.as_fd();
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(fd.as_raw_fd())
+}
+
+/// Opens a plain file that somebody else may have put anything in the place of: no symlink is followed, and nothing
+/// that waits is waited for.
+///
+/// # Errors
+/// `ELOOP` for a symlink; `InvalidInput` for whatever else is no plain file; what open(2) says.
+pub fn open_itself(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// Takes over a descriptor that this process was started with. Programs that it starts won't have it.

@@ -3,10 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+
+use crate::sys::process::{self, Fork};
 
 /// How many threads this process has.
 ///
@@ -44,13 +48,21 @@ const CAP_SYS_ADMIN: u32 = 21;
 
 /// Whether this process may mount, in the user namespace that it is in.
 pub fn may_mount() -> bool {
-    super::has_capability("CapEff", CAP_SYS_ADMIN)
+    has_capability("CapEff", CAP_SYS_ADMIN)
 }
 
 /// Whether a program that this process starts could come to be allowed to mount, by a set-uid bit; true if that
 /// can't be told.
 pub fn may_come_to_mount() -> bool {
-    !Path::new("/proc/self/status").exists() || super::has_capability("CapBnd", CAP_SYS_ADMIN)
+    !Path::new("/proc/self/status").exists() || has_capability("CapBnd", CAP_SYS_ADMIN)
+}
+
+/// Whether a capability is in one of this thread's sets, such as `CapEff` (proc_pid_status(5)).
+pub(super) fn has_capability(set: &str, bit: u32) -> bool {
+    fs::read_to_string("/proc/thread-self/status")
+        .ok()
+        .and_then(|status| u64::from_str_radix(super::status_field(&status, set)?.trim(), 16).ok())
+        .is_some_and(|found| found >> bit & 1 == 1)
 }
 
 /// Whether this user may write to a file, as a set-uid program that he starts sees it: by the real user
@@ -77,6 +89,45 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
     Ok(setresuid(uid, uid, uid)?)
+}
+
+/// For how long another user may take to look at something.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Looks at something as another user does, in a process of its own. Returns what `look` returns, or
+/// [`u8::MAX`] if that process could not become this user. This process must have one thread and may change users.
+///
+/// # Errors
+/// What fork(2) says; `TimedOut` if it takes longer than a system that is well would.
+pub fn look_as(uid: u32, gid: u32, groups: &[u32], look: impl FnOnce() -> u8) -> io::Result<u8> {
+    let child = match process::fork()? {
+        Fork::Parent { child } => nix::unistd::Pid::from_raw(child.0),
+        Fork::Child => {
+            let code = become_user(uid, gid, groups).map_or(u8::MAX, |()| look());
+            std::process::exit(i32::from(code));
+        }
+    };
+    let deadline = super::boot_time() + PATIENCE;
+    loop {
+        match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
+            WaitStatus::Exited(_, code) => return Ok(u8::try_from(code).unwrap_or(u8::MAX)),
+            WaitStatus::StillAlive if super::boot_time() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            WaitStatus::StillAlive => {
+                // Whatever it waits for, a dead disk mostly, this process does not.
+                process::send(process::Pid(child.as_raw()), process::Signal::KILL)?;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            _ => return Ok(u8::MAX),
+        }
+    }
+}
+
+/// The name of a user; its number where it has none.
+pub fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// Lifts the limit of locked memory for good (setrlimit(2), `RLIMIT_MEMLOCK`).

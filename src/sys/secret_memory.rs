@@ -287,7 +287,8 @@ impl Drop for Mapping {
 }
 
 fn set_size(memory: OwnedFd, size: usize) -> Result<OwnedFd, MemoryError> {
-    let size = size.checked_next_multiple_of(*super::PAGE_SIZE).ok_or(MemoryError::OutOfMemory { size })?;
+    let size =
+        size.checked_next_multiple_of(*super::memory::PAGE_SIZE).ok_or(MemoryError::OutOfMemory { size })?;
     let memory = File::from(memory);
     memory
         .set_len(size as u64)

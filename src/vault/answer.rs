@@ -96,6 +96,8 @@ struct Auth<'a> {
 struct Lookup {
     ttl: u64,
     #[serde(default)]
+    period: Option<u64>,
+    #[serde(default)]
     expire_time: Option<String>,
     #[serde(default)]
     renewable: Option<bool>,
@@ -194,6 +196,7 @@ pub(super) fn auth(body: &[u8], doing: &str, origin: Origin) -> Result<(SecretBy
         ttl: (auth.lease_duration > 0).then(|| Duration::from_secs(auth.lease_duration)),
         renewable: auth.renewable,
         batch: auth.token_type.as_deref() == Some("batch"),
+        period: None,
         ours: origin == Origin::Obtained,
         num_uses: auth.num_uses,
         policies: auth.policies.unwrap_or_default(),
@@ -210,6 +213,7 @@ pub(super) fn token_info(body: &[u8], doing: &str, origin: Origin) -> Result<Tok
         ttl: (!endless).then(|| Duration::from_secs(lookup.ttl)),
         renewable: lookup.renewable.unwrap_or(false),
         batch: lookup.token_type.as_deref() == Some("batch"),
+        period: lookup.period.filter(|period| *period > 0).map(Duration::from_secs),
         ours: origin == Origin::Obtained,
         num_uses: lookup.num_uses,
         policies: lookup.policies.unwrap_or_default(),

@@ -86,6 +86,8 @@ pub struct TokenInfo {
     pub renewable: bool,
     /// Batch tokens can't be renewed, and their leases can't be either.
     pub batch: bool,
+    /// How far each renewal extends it, without an end; `None`: it is not periodic, or nobody looked it up.
+    pub period: Option<Duration>,
     /// Whether leasefs logged in for it, and so revokes it at the end. A token that the user gave is
     /// left alone.
     pub ours: bool,

@@ -4,8 +4,9 @@ use leasefs::core::access::Rule;
 use leasefs::core::effect::{Attributes, Effect, Minting, NodeType, Outcome};
 use leasefs::core::engine::{Effects, Layout, Reader, Settlement};
 use leasefs::core::error::FsError;
+use leasefs::core::generation::Piece;
 use leasefs::core::name::{FileId, Ino, SourceId};
-use leasefs::core::source::{Piece, SourcePolicy};
+use leasefs::core::policy::SourcePolicy;
 use leasefs::core::sources::Sources;
 use leasefs::core::time::BootTime;
 

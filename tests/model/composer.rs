@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use leasefs::core::compose::Compose;
 use leasefs::core::error::{Failure, Fault};
+use leasefs::core::generation::Piece;
 use leasefs::core::name::FileId;
-use leasefs::core::source::Piece;
 
 use crate::world::TestBody;
 
@@ -53,9 +53,9 @@ impl Drop for Note {
     }
 }
 
-/// Some values can't be joined: every eleventh of them.
+/// Some values can't be joined: every thirteenth of them.
 fn can_not_be_joined(content: u64) -> bool {
-    content % 11 == 10
+    content % 13 == 12
 }
 
 /// The value of a file that is made of these.

@@ -256,7 +256,8 @@ fn kept_cells_are_the_same(before: &BTreeMap<Key, Cell>, after: &BTreeMap<Key, C
             | Key::File(_)
             | Key::Directory(_)
             | Key::Name(_)
-            | Key::Vanished(_) => true,
+            | Key::Vanished(_)
+            | Key::Stopping => true,
             Key::Numbers | Key::Source(_) | Key::Identity(_) | Key::Token(_) | Key::Lease(_) => false,
         });
         kept.map(|(key, cell)| (key.clone(), without_forgotten(before, key, cell))).collect()

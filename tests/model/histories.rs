@@ -6,7 +6,7 @@ use std::time::Duration;
 use leasefs::core::effect::Outcome;
 use leasefs::core::error::Fault;
 use leasefs::core::name::{HandleId, Ino, LeaseId};
-use leasefs::core::source::{OnIdle, Renew, SourcePolicy};
+use leasefs::core::policy::{OnIdle, Renew, SourcePolicy};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 

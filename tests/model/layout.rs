@@ -1,13 +1,14 @@
 //! What the mount of the model shows: one of each kind, with policies drawn by lot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use leasefs::core::access::Rule;
 use leasefs::core::effect::{EngineHint, ReadRequest};
 use leasefs::core::engine::{Layout, Settings};
 use leasefs::core::name::{FileName, IdentityId, SourceId, VaultPath};
-use leasefs::core::source::{LeaseSettings, OnIdle, Renew, SourcePolicy, SourceSpec};
+use leasefs::core::policy::{LeaseSettings, OnIdle, Renew, SourcePolicy};
+use leasefs::core::source::SourceSpec;
 use leasefs::core::sources::Sources;
 use leasefs::core::time::{BootTime, UnixTime};
 use leasefs::core::tree::{FieldDirSpec, FileSpec, OnExpiry, TreeSpec};
@@ -92,6 +93,7 @@ pub fn layout(mut policy: impl FnMut() -> SourcePolicy, max_memory: u64) -> Layo
     }];
     Layout {
         identities: vec!["role".to_owned(), "user".to_owned()],
+        given: BTreeSet::from([USER]),
         sources,
         renderings: vec!["raw".to_owned(); files.len()],
         files,

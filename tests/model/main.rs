@@ -37,6 +37,7 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod checks;
+mod composed;
 mod composer;
 mod driver;
 mod handover;

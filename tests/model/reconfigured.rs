@@ -3,8 +3,8 @@
 use leasefs::core::effect::{Answer, Change, Effect, Outcome, Report};
 use leasefs::core::engine::Layout;
 use leasefs::core::error::FsError;
+use leasefs::core::generation::Piece;
 use leasefs::core::name::{FileName, HandleId, IdentityId, Ino, LeaseId, SourceId};
-use leasefs::core::source::Piece;
 use leasefs::core::state::{Forsaken, Key};
 
 use crate::layout::{CLOUD, DATABASE, WEATHER};
@@ -127,6 +127,7 @@ fn in_another_order_everything_goes_on() {
         layout.identities.reverse();
         layout.field_dirs.reverse();
         let turn = |identity: &mut IdentityId| identity.0 = 1 - identity.0;
+        layout.given = std::mem::take(&mut layout.given).into_iter().map(|id| IdentityId(1 - id.0)).collect();
         layout.sources.iter_mut().for_each(|source| turn(&mut source.identity));
         layout.trees.iter_mut().for_each(|tree| turn(&mut tree.identity));
         let turned = |id: SourceId| SourceId(last - id.0);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use leasefs::core::effect::{Effect, End, Outcome, Report};
 use leasefs::core::error::{Fault, FsError};
 use leasefs::core::name::Ino;
-use leasefs::core::source::{Renew, SourcePolicy};
+use leasefs::core::policy::{Renew, SourcePolicy};
 
 use crate::checks;
 use crate::layout::{CLOUD, DATABASE, DEFAULT, WEATHER};

@@ -6,7 +6,7 @@ use leasefs::core::effect::{Answer, Effect, End, Minting, Outcome, Report};
 use leasefs::core::engine::Reader;
 use leasefs::core::error::{Fault, FsError};
 use leasefs::core::name::{HandleId, Ino, LeaseId};
-use leasefs::core::source::SourcePolicy;
+use leasefs::core::policy::SourcePolicy;
 
 use crate::layout::{CLOUD, DATABASE, DEFAULT, WEATHER, layout, vault};
 use crate::vault::Engine;
@@ -121,11 +121,7 @@ fn a_planned_login_moves_what_is_in_use_and_shows_no_dead_byte() {
 fn a_lost_token_ends_all_that_it_obtained_at_once() {
     let mut world = world();
     let handles = ["db/password", "weather.json", "cloud"].map(|name| open(&mut world, name));
-    let dead: Vec<u64> =
-        world.tokens.iter().filter(|(with, _)| with.identity.0 == 0).map(|(_, one)| *one).collect();
-    for token in dead {
-        world.vault.revoke_token(world.now, token);
-    }
+    revoke_the_tokens(&mut world);
     world.pass(61 * S);
     assert_eq!(
         handles.map(|handle| read(&world, handle).is_ok()),
@@ -143,13 +139,67 @@ fn after_an_outage_too_a_reader_gets_what_the_next_token_brings() {
     world.vault.down = Some(Fault::Unreachable);
     assert_eq!(try_open(&mut world, "weather.json"), Err(FsError::VaultDown));
     world.vault.down = None;
+    revoke_the_tokens(&mut world);
+    let handle = try_open(&mut world, "weather.json");
+    assert!(handle.is_ok(), "not told that the last token has died: {handle:?}");
+}
+
+/// All tokens of the first identity die in Vault.
+fn revoke_the_tokens(world: &mut World) {
     let dead: Vec<u64> =
         world.tokens.iter().filter(|(with, _)| with.identity.0 == 0).map(|(_, one)| *one).collect();
     for token in dead {
         world.vault.revoke_token(world.now, token);
     }
+}
+
+#[test]
+fn a_reader_gets_what_the_next_token_brings_though_two_have_died_together() {
+    let mut world = world();
+    // The earlier token is kept for the leases that it has obtained.
+    open(&mut world, "db/password");
+    world.log_in_anew();
+    world.pass(20 * MS);
+    assert!(world.engine.census().tokens > 2, "two of the first identity, and that of another");
+    revoke_the_tokens(&mut world);
     let handle = try_open(&mut world, "weather.json");
-    assert!(handle.is_ok(), "not told that the last token has died: {handle:?}");
+    assert!(handle.is_ok(), "{handle:?}");
+    world.log_in_anew();
+    world.pass(20 * MS);
+    revoke_the_tokens(&mut world);
+    assert!(visit(&mut world, "kv/folder/deep").is_ok());
+}
+
+#[test]
+fn what_was_too_long_on_its_way_is_read_again() {
+    // What arrives is good for two seconds, and a caller waits for five.
+    let policy = SourcePolicy { max_age: S, grace: S, ..DEFAULT };
+    let mut world = world_with(policy, [100 * S, HOUR], [1000 * HOUR, 1000 * HOUR], 1 << 20);
+    let ino = ino(&mut world, "weather.json");
+    // What failed before, for another reason, says nothing of it.
+    world.vault.down = Some(Fault::Unreachable);
+    assert_eq!(try_open_ino(&mut world, ino), Err(FsError::VaultDown));
+    world.vault.down = None;
+    world.weather = Weather::Slow(2 * S, S);
+    let Outcome::Wait(ticket) = world.open(0, ino) else { panic!("nothing is there") };
+    world.weather = Weather::Fair;
+    world.pass(4 * S);
+    let answer = world.answers.get(&ticket).cloned();
+    assert!(matches!(answer, Some(Ok(Answer::Opened(_)))), "{answer:?}");
+}
+
+#[test]
+fn a_list_is_asked_for_again_with_the_next_token_and_its_failure_is_told_once() {
+    let mut world = world();
+    world.vault.down = Some(Fault::Unreachable);
+    for _ in 0..5 {
+        assert!(visit(&mut world, "kv/folder").is_err());
+    }
+    let told = |report: &&Report| matches!(report, Report::ListFailed { .. });
+    assert_eq!(world.reports.iter().filter(told).count(), 1);
+    world.vault.down = None;
+    revoke_the_tokens(&mut world);
+    assert!(visit(&mut world, "kv/folder/deep").is_ok(), "not told that the last token has died");
 }
 
 #[test]

@@ -7,11 +7,11 @@ use leasefs::core::effect::{Answer, Effect, End, NodeType, Outcome, Report};
 use leasefs::core::engine::{Engine, Room};
 use leasefs::core::error::FsError;
 use leasefs::core::name::{HandleId, Ino};
-use leasefs::core::source::{Renew, SourcePolicy};
+use leasefs::core::policy::{Renew, SourcePolicy};
 use leasefs::core::state::{Key, RestoreError, Stored};
 use leasefs::core::time::{Chance, Moment};
 
-use crate::layout::{DATABASE, DEFAULT};
+use crate::layout::{DATABASE, DEFAULT, ROLE};
 use crate::scenarios::{
     HOUR, MS, S, count, ended, ino, only_lease, open, read, reads, try_open, try_open_ino, visit, world,
     world_with,
@@ -313,6 +313,81 @@ fn a_login_under_way_is_tried_again() {
     assert_eq!(count(&world, is_log_in), 4, "both identities, by both processes");
     world.pass(20 * MS);
     assert!(try_open(&mut world, "db/password").is_ok());
+}
+
+#[test]
+fn a_login_under_way_is_told_of_until_its_token_must_be_over() {
+    let layout = crate::layout::layout(|| DEFAULT, 1 << 20);
+    let mut world = World::new(layout, crate::layout::vault((HOUR, HOUR), (HOUR, HOUR)), 1);
+    let lost = |world: &World| -> Vec<_> {
+        let lost = world.engine.status(world.now).lost_logins;
+        lost.into_iter()
+            .map(|(identity, lost)| (identity, lost.expires.map(|end| end.since(world.now))))
+            .collect()
+    };
+    world.weather = Weather::Slow(10 * HOUR, S);
+    world.start();
+    assert_eq!(lost(&world), []);
+    world.handover();
+    assert_eq!(lost(&world), [(ROLE, None)], "the user's own token is not issued by a login");
+    world.weather = Weather::Fair;
+    world.handover();
+    assert_eq!(lost(&world), [(ROLE, None), (ROLE, None)], "one more of the same kind");
+    let told = world.reports.iter().filter(|one| matches!(one, Report::LoginLost { identity: Some(ROLE) }));
+    assert_eq!(told.count(), 2);
+    world.pass(20 * MS);
+    let ends = lost(&world);
+    assert!(ends.iter().all(|(_, left)| left.is_some_and(|left| left <= HOUR)), "{ends:?}");
+    world.handover();
+    assert_eq!(lost(&world).len(), 2, "a login that has come back is not lost");
+    world.pass(HOUR + S);
+    assert_eq!(lost(&world), []);
+}
+
+#[test]
+fn a_login_of_an_identity_that_is_gone_is_told_of_too() {
+    let layout = crate::layout::layout(|| DEFAULT, 1 << 20);
+    let mut world = World::new(layout, crate::layout::vault((HOUR, HOUR), (HOUR, HOUR)), 1);
+    world.weather = Weather::Slow(HOUR, S);
+    world.start();
+    let mut other = world.layout.clone();
+    other.identities[0] = "another role".to_owned();
+    world.replace_engine(other);
+    let told = world.reports.iter().filter(|one| matches!(one, Report::LoginLost { identity: None }));
+    assert_eq!(told.count(), 1);
+    assert!(world.engine.status(world.now).lost_logins.is_empty());
+}
+
+#[test]
+fn a_successor_goes_on_to_stop_whatever_its_predecessor_had_come_to() {
+    for had_stopped in [false, true] {
+        let mut world = world();
+        let handle = open(&mut world, "db/password");
+        let lease = only_lease(&world);
+        match had_stopped {
+            false => world.engine.will_stop(),
+            true => drop(world.stop()),
+        }
+        world.handover();
+        assert!(world.engine.is_stopping());
+        let (logins, fetched) = (count(&world, is_log_in), reads(&world));
+        // It answers until all is given back, and asks for nothing any more.
+        assert_eq!(read(&world, handle).is_ok(), !had_stopped);
+        let file = ino(&mut world, "weather.json");
+        assert_eq!(world.open(0, file), Outcome::Done(Err(FsError::Stopping)));
+        world.pass(S);
+        world.handover();
+        let settlement = world.stop();
+        let is_owed = settlement.leases.iter().any(|debt| debt.lease == lease);
+        assert_ne!(
+            is_owed,
+            !world.vault.lease_lives(world.now, &lease),
+            "it is given back, or is going to be"
+        );
+        assert_eq!(settlement.tokens.len(), 1, "{settlement:?}");
+        assert_eq!((count(&world, is_log_in), reads(&world)), (logins, fetched));
+        assert_eq!(read(&world, handle), Err(FsError::GenerationEnded));
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use leasefs::core::effect::Minting;
 use leasefs::core::engine::Granted;
 use leasefs::core::error::{Failure, Fault};
+use leasefs::core::generation::FetchedKind;
 use leasefs::core::name::LeaseId;
-use leasefs::core::source::FetchedKind;
 use leasefs::core::time::{BootTime, UnixTime};
 
 /// A token, as Vault knows it.

@@ -14,9 +14,9 @@ use leasefs::core::effect::{
 };
 use leasefs::core::engine::{Engine, Layout, Reader, Room, Settlement};
 use leasefs::core::error::FsError;
+use leasefs::core::generation::{Body, Piece};
 use leasefs::core::locks::Lock;
 use leasefs::core::name::{HandleId, Ino, LeaseId, RequestId, SourceId, Ticket};
-use leasefs::core::source::{Body, Piece};
 use leasefs::core::state::Key;
 use leasefs::core::time::{BootTime, Chance, Moment};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use leasefs::core::effect::ReadRequest;
 use leasefs::core::error::{Failure, Fault};
 use leasefs::core::name::{IdentityId, LeaseId, VaultPath};
-use leasefs::core::source::lease_end;
+use leasefs::core::policy::lease_end;
 use leasefs::core::time::BootTime;
 use leasefs::vault::{EngineMount, Login, Renewal, Secret, SecretKind, Token, TokenInfo, Vault};
 use tokio::time::Instant;

@@ -3,11 +3,13 @@
 //! A server that can't be started fails the test that wants it; no test passes by leaving it out.
 
 pub mod bao;
+pub mod certificates;
 pub mod cluster;
 pub mod conversation;
 pub mod docker;
 pub mod fake_vault;
 pub mod fleet;
+pub mod guide;
 pub mod load;
 pub mod memory;
 pub mod metered;
@@ -22,4 +24,8 @@ pub mod server;
 pub mod stub;
 pub mod systemd;
 pub mod tcp;
+pub mod terminal;
+pub mod timeline;
+pub mod vitals;
+pub mod weather;
 pub mod world;

@@ -1,6 +1,7 @@
 //! A real mount: the `leasefs` binary on a directory of its own, unmounted with the test.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -31,6 +32,15 @@ impl Mount {
     /// own environment that speaks of Vault reaches the daemon, only `variables`.
     pub fn start(config: &str, variables: &[(&str, &str)]) -> Mount {
         let mut mount = Mount::launch(config, variables);
+        mount.wait_until_mounted();
+        mount
+    }
+
+    /// The same, started by other programs that do something first: this is how their command begins.
+    pub fn start_through(programs: &[&str], config: &str, variables: &[(&str, &str)]) -> Mount {
+        let directory = prepare(config);
+        let child = spawn_through(programs, Path::new(BINARY), directory.path(), variables);
+        let mut mount = Mount { child, directory };
         mount.wait_until_mounted();
         mount
     }
@@ -243,10 +253,15 @@ fn prepare(config: &str) -> TempDir {
 /// Starts a daemon for the configuration and the mount point in this directory. What it locks, and what it
 /// logs, stays there as well.
 fn spawn(program: &Path, directory: &Path, variables: &[(&str, &str)]) -> Child {
+    spawn_through(&[], program, directory, variables)
+}
+
+fn spawn_through(programs: &[&str], program: &Path, directory: &Path, variables: &[(&str, &str)]) -> Child {
     let mut log = File::options();
     let log = log.create(true).append(true).open(directory.join("log")).expect("a file can be made");
-    let mut command = without_vault(program);
-    command.arg("mount").arg(directory.join("config.toml")).arg(directory.join("mnt"));
+    let words: Vec<&OsStr> = programs.iter().map(OsStr::new).chain([program.as_os_str()]).collect();
+    let mut command = without_vault(Path::new(words[0]));
+    command.args(&words[1..]).arg("mount").arg(directory.join("config.toml")).arg(directory.join("mnt"));
     command.env("LEASEFS_LOG", "leasefs=debug").env("NO_COLOR", "1");
     command.env("STATE_DIRECTORY", directory.join("state")).envs(variables.iter().copied());
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be cloned")).stderr(log);

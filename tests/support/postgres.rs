@@ -12,7 +12,7 @@ use nix::unistd::{Uid, User};
 use serde_json::json;
 
 use super::bao::Bao;
-use super::server::{RunAs, Server, StopSignal, free_port, wait_until};
+use super::server::{ReservedPort, RunAs, Server, StopSignal, reserved_port, wait_until};
 
 /// The superuser's password; nobody else can reach the loopback port's data anyway.
 const PASSWORD: &str = "dev-only-superuser";
@@ -22,6 +22,8 @@ pub struct Postgres {
     server: Server,
     programs: PathBuf,
     port: u16,
+    /// Its own, also while it is stopped.
+    _reserved: ReservedPort,
 }
 
 impl Postgres {
@@ -54,7 +56,8 @@ impl Postgres {
         }
         let made = init.output().expect("initdb runs");
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
-        let port = free_port();
+        let (address, reserved) = reserved_port();
+        let port = address.port();
         let settings = [
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={port}"),
@@ -68,12 +71,25 @@ impl Postgres {
             command.extend([OsStr::new("-c"), OsStr::new(setting)]);
         }
         let server = Server::start(&command, directory, StopSignal::Interrupt, user);
-        let postgres = Postgres { server, programs, port };
-        wait_until("PostgreSQL", &postgres.server, async || {
-            postgres.try_query("postgres", PASSWORD, "select 1").is_ok()
-        })
-        .await;
+        let postgres = Postgres { server, programs, port, _reserved: reserved };
+        postgres.wait_until_it_serves().await;
         postgres
+    }
+
+    async fn wait_until_it_serves(&self) {
+        let serves = async || self.try_query("postgres", PASSWORD, "select 1").is_ok();
+        wait_until("PostgreSQL", &self.server, serves).await;
+    }
+
+    /// Ends it and all sessions; its data stays.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+
+    /// Starts it again and waits until it serves.
+    pub async fn start_again(&self) {
+        self.server.start_again();
+        self.wait_until_it_serves().await;
     }
 
     /// Its port on 127.0.0.1.

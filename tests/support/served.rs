@@ -53,6 +53,8 @@ impl Served {
             started: UnixTime { seconds: 1_700_000_000, nanoseconds: 0 },
             pid: 4711,
             program: None,
+            unit: None,
+            user: "agent".to_owned(),
         };
         let locks = Mutex::new(lock_store(&directory));
         let lore = Box::new(Ignorant);

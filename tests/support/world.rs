@@ -34,8 +34,13 @@ pub struct LeaseFacts {
 impl World {
     /// Starts both.
     pub fn start() -> World {
+        World::with(Bao::start())
+    }
+
+    /// Starts both, this OpenBao for one.
+    pub fn with(bao: impl Future<Output = Bao>) -> World {
         let runtime = Runtime::new().expect("a runtime can be made");
-        let (bao, postgres) = runtime.block_on(async { tokio::join!(Bao::start(), Postgres::start()) });
+        let (bao, postgres) = runtime.block_on(async { tokio::join!(bao, Postgres::start()) });
         let world = World { bao, postgres: Arc::new(postgres), runtime };
         world.equip();
         world

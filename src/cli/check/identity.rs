@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cli::check::report::{IdentityCheck, policy_line};
+use crate::cli::check::rights::Rights;
 use crate::cli::output::span;
 use crate::config::plan::{IdentityPlan, Method, MountPlan};
 use crate::core::error::{Failure, Fault};
 use crate::core::name::IdentityId;
 use crate::vault::engine::{ApiCall, Capability};
-use crate::vault::{Origin, Token, TokenInfo, Vault};
+use crate::vault::{Login, Origin, Token, TokenInfo, Vault};
 
 /// What Vault says about paths; `None`: it won't say.
 pub(super) type Capabilities = BTreeMap<String, Vec<String>>;
@@ -21,8 +22,21 @@ pub(super) fn allows(capabilities: &Capabilities, call: &ApiCall) -> Option<bool
     Some(words.iter().any(|word| word == "root" || word == call.capability.as_str()))
 }
 
+/// What the files of an identity bring that has to be given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Leases {
+    /// Some may come with a lease.
+    pub some: bool,
+    /// Some of these are to be given back as soon as nobody uses them.
+    pub given_back: bool,
+}
+
 /// The identities of a plan, logged in or not.
-pub(super) struct Sessions(Vec<Session>);
+pub(super) struct Sessions {
+    sessions: Vec<Session>,
+    /// A name that no secret has.
+    stranger: String,
+}
 
 struct Session {
     id: IdentityId,
@@ -38,17 +52,23 @@ impl Sessions {
             login: None,
             check: IdentityCheck::new(&identity.name, method(&identity.method)),
         };
-        Sessions(plan.identities.iter().enumerate().map(session).collect())
+        let stranger = format!("leasefs-probe-{:016x}", fastrand::u64(..));
+        Sessions { sessions: plan.identities.iter().enumerate().map(session).collect(), stranger }
     }
 
     /// Logs in with each identity.
     pub(super) async fn log_in(&mut self, vault: &impl Vault) {
-        for session in &mut self.0 {
+        for session in &mut self.sessions {
             match vault.login(session.id).await {
-                Ok(login) => {
-                    session.check.logged_in(&login.info);
-                    session.check.warnings.extend(warnings(&login.info));
-                    session.login = Some((login.token, login.info));
+                Ok(Login { token, info }) => {
+                    // A login says less than a look-up, which a token without the `default` policy may not do.
+                    let info = match token.origin() {
+                        Origin::Obtained => vault.look_up_self(&token).await.unwrap_or(info),
+                        Origin::Given => info,
+                    };
+                    session.check.logged_in(&info);
+                    session.check.warnings.extend(warnings(&info));
+                    session.login = Some((token, info));
                 }
                 Err(failure) => session.check.fail(failure),
             }
@@ -57,26 +77,34 @@ impl Sessions {
 
     /// The token of an identity, if it could log in.
     pub(super) fn token(&self, id: IdentityId) -> Option<Token> {
-        self.0.get(id.0 as usize)?.login.as_ref().map(|(token, _)| token.clone())
+        self.sessions.get(id.0 as usize)?.login.as_ref().map(|(token, _)| token.clone())
+    }
+
+    /// What Vault says of that token.
+    pub(super) fn info(&self, id: IdentityId) -> Option<&TokenInfo> {
+        self.sessions.get(id.0 as usize)?.login.as_ref().map(|(_, info)| info)
     }
 
     /// The name of an identity.
     pub(super) fn name(&self, id: IdentityId) -> String {
-        self.0.get(id.0 as usize).map(|session| session.check.name.clone()).unwrap_or_default()
+        self.sessions.get(id.0 as usize).map(|session| session.check.name.clone()).unwrap_or_default()
     }
 
-    /// What Vault lets an identity do; asks also for what leasefs does on its own behalf. `minting` says
-    /// whether any of its paths may bring a lease.
+    /// What Vault lets an identity do, of what its files need and of `more`; asks also for what leasefs does on
+    /// its own behalf, and for what nobody needs.
     pub(super) async fn capabilities(
         &mut self,
         vault: &impl Vault,
         id: IdentityId,
-        mut paths: Vec<String>,
-        minting: bool,
+        rights: &Rights,
+        more: Vec<String>,
+        leases: Leases,
     ) -> Option<Capabilities> {
-        let session = self.0.get_mut(id.0 as usize)?;
+        let session = self.sessions.get_mut(id.0 as usize)?;
         let (token, info) = session.login.as_ref()?;
-        let upkeep = upkeep(token.origin(), info, minting);
+        let upkeep = upkeep(token.origin(), info, leases);
+        let mut paths = rights.paths(&self.stranger);
+        paths.extend(more);
         paths.extend(upkeep.iter().map(|one| one.call.path.clone()));
         paths.sort();
         paths.dedup();
@@ -97,12 +125,16 @@ impl Sessions {
             let line = policy_line(&one.call);
             format!("{}: allow it with {line}", one.consequence)
         }));
+        // Root may do everything, which was said.
+        if !is_root(info) {
+            session.check.warnings.extend(rights.remarks(&found, &self.stranger));
+        }
         Some(found)
     }
 
     /// Ends the tokens that were logged in for; tokens that the user gave are left alone.
     pub(super) async fn log_out(&mut self, vault: &impl Vault) {
-        for session in &mut self.0 {
+        for session in &mut self.sessions {
             let Some((token, info)) = session.login.take() else { continue };
             if token.origin() == Origin::Given || info.batch {
                 continue;
@@ -121,7 +153,7 @@ impl Sessions {
 
     /// What was found out.
     pub(super) fn into_checks(self) -> Vec<IdentityCheck> {
-        self.0.into_iter().map(|session| session.check).collect()
+        self.sessions.into_iter().map(|session| session.check).collect()
     }
 }
 
@@ -135,7 +167,7 @@ fn method(method: &Method) -> &'static str {
 /// What to know of a token, whatever it is to read.
 fn warnings(info: &TokenInfo) -> Vec<String> {
     let mut warnings = Vec::new();
-    if info.policies.iter().any(|policy| policy == "root") {
+    if is_root(info) {
         warnings.push("its policy is root: give leasefs a token that may read these paths alone".to_owned());
     }
     if info.batch {
@@ -143,6 +175,15 @@ fn warnings(info: &TokenInfo) -> Vec<String> {
             "its token is a batch token: it can't be renewed or revoked, and its leases end with it"
                 .to_owned(),
         );
+    }
+    let lives = info.period.or(info.ttl);
+    if let Some(lives) = lives.filter(|lives| *lives > LONG && (info.renewable || info.ours)) {
+        let role = if info.ours { "the role's token_ttl" } else { "a ttl, or a period," };
+        warnings.push(format!(
+            "its token lives for {}, and so long does a stolen one, or one that was left behind: {role} of 1h is \
+             enough, as leasefs renews it",
+            span(lives.as_secs())
+        ));
     }
     if let Some(ttl) = info.ttl
         && !info.ours
@@ -156,27 +197,43 @@ fn warnings(info: &TokenInfo) -> Vec<String> {
     warnings
 }
 
+fn is_root(info: &TokenInfo) -> bool {
+    info.policies.iter().any(|policy| policy == "root")
+}
+
 /// Something that leasefs does on its own behalf, and what happens where it may not.
 struct Upkeep {
     call: ApiCall,
     consequence: &'static str,
 }
 
+/// Nobody needs a token for longer that can be renewed, or had again.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+
 /// Below this a token's end is near enough to be told, though it can be renewed.
 const NEVER_RENEWED: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-fn upkeep(origin: Origin, info: &TokenInfo, minting: bool) -> Vec<Upkeep> {
+fn upkeep(origin: Origin, info: &TokenInfo, leases: Leases) -> Vec<Upkeep> {
     let mut upkeep = Vec::new();
     let mut update = |path: &str, consequence| {
         let call = ApiCall { path: path.to_owned(), capability: Capability::Update };
         upkeep.push(Upkeep { call, consequence });
     };
-    if minting {
-        if origin == Origin::Given {
-            update(
-                "sys/leases/revoke",
-                "leases can't be revoked when the mount ends, and the token was given, so they live on",
-            );
+    if leases.some {
+        let lives_on = match origin {
+            Origin::Given => {
+                Some("leases can't be revoked when the mount ends, and the token was given, so they live on")
+            }
+            Origin::Obtained if info.batch => Some(
+                "leases can't be revoked when the mount ends, and a batch token neither, so they live on",
+            ),
+            Origin::Obtained if leases.given_back => {
+                Some("leases that nobody uses can't be given back, though `on-idle` wants that")
+            }
+            Origin::Obtained => None,
+        };
+        if let Some(consequence) = lives_on {
+            update("sys/leases/revoke", consequence);
         }
         update("sys/leases/renew", "leases can't be renewed, so each is replaced before it ends");
         update("sys/leases/lookup", "a lease that is revoked in Vault is shown until its end");
@@ -195,7 +252,14 @@ impl IdentityCheck {
         self.logged_in = true;
         self.ttl_seconds = info.ttl.map(|ttl| ttl.as_secs());
         self.renewable = info.renewable;
-        self.kind = Some(if info.batch { "batch" } else { "service" }.to_owned());
+        self.period_seconds = info.period.map(|period| period.as_secs());
+        let kind = match (is_root(info), info.batch, info.period) {
+            (true, _, _) => "root",
+            (false, true, _) => "batch",
+            (false, false, Some(_)) => "periodic",
+            (false, false, None) => "service",
+        };
+        self.kind = Some(kind.to_owned());
         self.policies.clone_from(&info.policies);
     }
 

@@ -1,20 +1,24 @@
-//! Asks Vault about each path of a plan. Only KV is ever read; whatever might mint is only asked about.
+//! Asks Vault about each path of a plan. Only KV is ever read, and the definitions of roles; whatever might mint
+//! is only asked about.
 
 use std::collections::BTreeMap;
 
-use crate::cli::check::identity::{Capabilities, Sessions, allows};
+use crate::cli::check::identity::{Capabilities, Leases, Sessions, allows};
+use crate::cli::check::lifetime;
 use crate::cli::check::report::{PathCheck, Readable, is_outage, names_of_source, policy_line};
-use crate::config::plan::{FilePlan, MountPlan};
+use crate::cli::check::rights::Rights;
+use crate::config::plan::{FilePlan, Format, MountPlan};
 use crate::core::effect::{EngineHint, ReadRequest};
 use crate::core::error::{Failure, Fault};
-use crate::core::name::{IdentityId, SourceId};
+use crate::core::name::{IdentityId, SourceId, VaultPath};
+use crate::core::policy::OnIdle;
 use crate::core::source::SourceSpec;
 use crate::core::sources::Sources;
 use crate::core::tree::TreeSpec;
-use crate::render::{self, RenderError};
+use crate::render::{self, NoText, RenderError};
 use crate::secret::SecretBytes;
-use crate::vault::engine::{ApiCall, list_call, read_call};
-use crate::vault::{EngineMount, Token, Vault};
+use crate::vault::engine::{ApiCall, Capability, list_call, read_call};
+use crate::vault::{EngineMount, Token, TokenInfo, Vault};
 
 /// How many secrets of a tree's first directory are asked about.
 const SAMPLE: usize = 20;
@@ -41,12 +45,18 @@ pub(super) async fn paths(vault: &impl Vault, plan: &MountPlan, sessions: &mut S
         for subject in subjects {
             located.push(Located::new(vault, &token, plan, subject, &sessions.name(identity)).await);
         }
-        let calls =
-            located.iter().filter_map(|one| one.call.as_ref().map(|call| call.path.clone())).collect();
-        let minting = located.iter().any(Located::may_mint);
-        let capabilities = sessions.capabilities(vault, identity, calls, minting).await;
+        let (mut rights, mut leases) = (Rights::default(), Leases::default());
+        for one in &located {
+            one.claim(&mut rights, &mut leases);
+        }
+        let roles = located.iter().filter_map(Located::role).map(|role| role.to_string()).collect();
+        let capabilities = sessions.capabilities(vault, identity, &rights, roles, leases).await;
+        let info = sessions.info(identity);
         for mut one in located {
             one.verdict(vault, &token, plan, capabilities.as_ref()).await;
+            if let (Some(capabilities), Some(info)) = (&capabilities, info) {
+                one.look_at_role(vault, &token, capabilities, info).await;
+            }
             checks.insert(one.subject.place(plan), one.check);
         }
     }
@@ -164,6 +174,57 @@ impl<'a> Located<'a> {
         Located { subject, mount, call, check }
     }
 
+    /// Says what it needs of a token.
+    fn claim(&self, rights: &mut Rights, leases: &mut Leases) {
+        rights_of(self, rights);
+        if self.may_mint() {
+            leases.some = true;
+            leases.given_back |= match self.subject {
+                Subject::Source { spec, .. } => spec.policy.on_idle == OnIdle::Revoke,
+                Subject::Tree { .. } => false,
+            };
+        }
+    }
+
+    /// The role that it obtains credentials by.
+    fn role(&self) -> Option<VaultPath> {
+        match self.subject {
+            Subject::Source { spec, .. } => lifetime::role_of(self.mount.as_ref()?, &spec.request.path),
+            Subject::Tree { .. } => None,
+        }
+    }
+
+    /// Reads the definition of its role, if that is allowed: whether it exists, and how long its leases live.
+    async fn look_at_role(
+        &mut self,
+        vault: &impl Vault,
+        token: &Token,
+        capabilities: &Capabilities,
+        info: &TokenInfo,
+    ) {
+        let Subject::Source { spec, .. } = self.subject else { return };
+        let (Some(role), Some(mount), Some(_)) = (self.role(), &self.mount, &self.call) else { return };
+        let call = ApiCall { path: role.to_string(), capability: Capability::Read };
+        if self.check.readable != Readable::Yes || allows(capabilities, &call) != Some(true) {
+            return;
+        }
+        let request =
+            ReadRequest { path: role.clone(), params: None, version: None, engine: EngineHint::Other };
+        match vault.read(token, &request).await {
+            Ok(definition) => {
+                let Some(lifetime) = lifetime::of_role(mount, &definition.data) else { return };
+                self.check.lease_seconds = lifetime.lease.map(|lease| lease.as_secs());
+                self.check.max_lease_seconds = lifetime.longest.map(|longest| longest.as_secs());
+                self.check.warnings.extend(lifetime::remarks(lifetime, spec.policy.grace, info));
+            }
+            Err(failure) if failure.fault == Fault::NotFound => {
+                self.check.unreadable(format!("there is no role at {role}: create it, or correct the path"));
+            }
+            // It was a look for nothing more than advice.
+            Err(_) => {}
+        }
+    }
+
     /// Whether reading it might make a credential.
     fn may_mint(&self) -> bool {
         match self.subject {
@@ -253,10 +314,37 @@ impl<'a> Located<'a> {
                 self.check.flaw(format!("{}: {error}{known}", spec.name));
             }
         }
+        self.remark_on_kinds(plan, id, &secret.data);
         if plan.field_dirs.iter().any(|dir| dir.source == id)
             && let Err(error) = render::fields(&secret.data)
         {
             self.check.flaw(error.to_string());
+        }
+    }
+
+    /// Warns of fields that are shown as they are and are no texts.
+    fn remark_on_kinds(&mut self, plan: &MountPlan, id: SourceId, values: &SecretBytes) {
+        let shows_all = plan.field_dirs.iter().any(|dir| dir.source == id);
+        let is_shown = |name: &str| {
+            let mut files = plan.files.iter().filter(|file| file.spec.sources == Sources::one(id));
+            shows_all
+                || files.any(|file| match &file.format {
+                    Format::Raw { field } => field == name,
+                    _ => false,
+                })
+        };
+        for (name, kind) in render::other_than_texts(values).unwrap_or_default() {
+            if !is_shown(&name) {
+                continue;
+            }
+            let kind = match kind {
+                NoText::Number => "a number, which KV may have rounded",
+                NoText::Truth => "true or false",
+                NoText::Null => "null",
+                NoText::Structure => "a list or an object",
+            };
+            let advice = "the file shows its JSON: write it as a text";
+            self.check.warnings.push(format!("the field {name:?} is no text but {kind}; {advice}"));
         }
     }
 
@@ -300,6 +388,19 @@ fn tree_needs(mount: Option<&EngineMount>, spec: &TreeSpec) -> Vec<String> {
     let ApiCall { path, capability } = list_call(mount, &spec.prefix);
     let list = ApiCall { path: format!("{path}*"), capability };
     [Some(list), entry_call(mount, spec, "*")].iter().flatten().map(policy_line).collect()
+}
+
+/// What a path needs, for [`Rights`].
+fn rights_of(one: &Located<'_>, rights: &mut Rights) {
+    let Some(call) = &one.call else { return };
+    rights.need(call.clone());
+    if let Subject::Tree { spec, .. } = one.subject {
+        rights.need_below(call.clone());
+        if let Some(entry) = entry_call(one.mount.as_ref(), spec, "*") {
+            let path = entry.path.trim_end_matches('*').to_owned();
+            rights.need_below(ApiCall { path, ..entry });
+        }
+    }
 }
 
 /// What it takes to read an entry of a tree's first directory.

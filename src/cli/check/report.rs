@@ -1,12 +1,15 @@
 //! What a check found: as tables, as JSON, as an exit code.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::cli::check::inspect::Subject;
+use crate::cli::check::lifetime;
 use crate::cli::exit::Exit;
 use crate::cli::output::{clean, counted, span, table};
+use crate::cli::policy::quoted;
 use crate::config::Complaints;
 use crate::config::plan::MountPlan;
 use crate::core::error::{Failure, Fault};
@@ -15,6 +18,9 @@ use crate::vault::engine::ApiCall;
 
 /// How many files of a path the table names.
 const FILES: usize = 3;
+
+/// More requests per second than a single mount should take for its leases.
+const BUSY: f64 = 1.0;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,8 +52,10 @@ pub struct IdentityCheck {
     pub ttl_seconds: Option<u64>,
     /// Whether that can be extended.
     pub renewable: bool,
-    /// `service` or `batch`.
+    /// `service`, `periodic`, `batch` or `root`.
     pub kind: Option<String>,
+    /// How far each renewal extends a periodic one.
+    pub period_seconds: Option<u64>,
     /// Its policies.
     pub policies: Vec<String>,
     /// Why it could not log in.
@@ -97,6 +105,10 @@ pub struct PathCheck {
     pub engine: Option<String>,
     /// The policy lines that it needs.
     pub needs: Vec<String>,
+    /// How long a lease lives each time that it is renewed; `None`: there is none, or nobody could say.
+    pub lease_seconds: Option<u64>,
+    /// How long it lives however often it is renewed.
+    pub max_lease_seconds: Option<u64>,
     /// The verdict.
     pub readable: Readable,
     /// What is wrong, and what to do.
@@ -117,6 +129,8 @@ impl PathCheck {
             files,
             engine: None,
             needs: Vec::new(),
+            lease_seconds: None,
+            max_lease_seconds: None,
             readable: Readable::Unknown,
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -186,7 +200,16 @@ impl CheckReport {
         identities: Vec<IdentityCheck>,
         paths: Vec<PathCheck>,
     ) -> CheckReport {
-        CheckReport { config, offline: false, warnings: plan.warnings.clone(), identities, paths }
+        let mut warnings = plan.warnings.clone();
+        let leases = paths.iter().filter_map(|path| path.lease_seconds).map(Duration::from_secs);
+        let load = lifetime::load(leases);
+        if load > BUSY {
+            warnings.push(format!(
+                "to renew these leases takes {load:.1} requests per second while all are in use: longer ones cost \
+                 Vault less"
+            ));
+        }
+        CheckReport { config, offline: false, warnings, identities, paths }
     }
 
     /// How the command ends.
@@ -217,9 +240,17 @@ impl CheckReport {
                 (Some(error), _) => format!("no login: {error}"),
                 (None, None) => "lives for ever".to_owned(),
                 (None, Some(seconds)) => {
-                    let renewable = if one.renewable { ", renewable" } else { "" };
+                    let renewable = match (one.renewable, one.period_seconds) {
+                        (true, Some(period)) => format!(", renewable by {} without an end", span(period)),
+                        (true, None) => ", renewable".to_owned(),
+                        (false, _) => String::new(),
+                    };
                     format!("lives for {}{renewable}", span(seconds))
                 }
+            };
+            let token = match (&one.error, &one.kind) {
+                (None, Some(kind)) => format!("{kind}, {token}"),
+                (Some(_), _) | (_, None) => token,
             };
             [one.name.clone(), one.method.clone(), one.policies.join(", "), token]
         };
@@ -285,9 +316,7 @@ impl CheckReport {
 
 /// Vault's policy language for what a call needs.
 pub(super) fn policy_line(call: &ApiCall) -> String {
-    // A JSON string is a string of HCL, but for the interpolation that policies don't have.
-    let path = serde_json::Value::from(call.path.as_str());
-    format!("path {path} {{ capabilities = [\"{}\"] }}", call.capability.as_str())
+    format!("path {} {{ capabilities = [\"{}\"] }}", quoted(&call.path), call.capability.as_str())
 }
 
 /// Whether Vault, and not what was asked of it, is the trouble.
@@ -307,7 +336,7 @@ pub(super) fn is_outage(fault: Fault) -> bool {
 }
 
 /// The names under which a source is shown.
-pub(super) fn names_of_source(plan: &MountPlan, id: SourceId) -> Vec<String> {
+pub(in crate::cli) fn names_of_source(plan: &MountPlan, id: SourceId) -> Vec<String> {
     let files = plan.files.iter().filter(|file| file.spec.sources.contains(id));
     let dirs = plan.field_dirs.iter().filter(|dir| dir.source == id);
     files
@@ -316,7 +345,8 @@ pub(super) fn names_of_source(plan: &MountPlan, id: SourceId) -> Vec<String> {
         .collect()
 }
 
-fn some(names: &[String]) -> String {
+/// The first few of these.
+pub(super) fn some(names: &[String]) -> String {
     match names.len() {
         0..=FILES => names.join(", "),
         all => format!("{}, and {} more", names[..FILES].join(", "), all - FILES),

@@ -76,6 +76,11 @@ impl Verdict {
             let (id, left) = (clean(&lease.lease), span(lease.expires.in_seconds));
             (Severity::Warning, format!("lease {id} could not be revoked and lives for {left}"))
         }));
+        findings.extend(report.lost_logins.iter().map(|lost| {
+            let (who, why) = (clean(&lost.identity), clean(&lost.reason));
+            let left = lost.expires.as_ref().map(|end| format!(", at most {}", span(end.in_seconds)));
+            (Severity::Warning, format!("identity {who}: {why}{}", left.unwrap_or_default()))
+        }));
         // A stable sort: what is equally bad stays in its order.
         findings.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
         let count = |state: &str| report.files.iter().filter(|file| file.state == state).count();
@@ -252,6 +257,7 @@ mod tests {
     fn a_vault_that_is_down_is_as_bad_as_what_it_keeps_from_being_shown() {
         let mut down = report();
         down.unrevoked.clear();
+        down.lost_logins.clear();
         down.vault.down_for_seconds = Some(61);
         down.files = vec![live(90)];
         assert_eq!(Verdict::of(&down, WARN).severity(), Severity::Warning);
@@ -284,13 +290,15 @@ mod tests {
         assert_eq!(
             verdict.text(),
             "\
-LEASEFS CRITICAL: b can't be read: no / such secret, and 1 more (3 files, 1 live, 1 locked) \
+LEASEFS CRITICAL: b can't be read: no / such secret, and 2 more (3 files, 1 live, 1 locked) \
 | files=3 live=1 stale=0 failed=1 locked=1 unrevoked=1
 WARNING: lease db/creds/a/1 could not be revoked and lives for 30s
+WARNING: identity default: the server ended, at most 1h
 "
         );
         bad.files.truncate(1);
         bad.unrevoked.clear();
+        bad.lost_logins.clear();
         let verdict = Verdict::of(&bad, WARN);
         assert!(verdict.text().starts_with("LEASEFS OK: 1 file, 1 live | "), "{}", verdict.text());
         assert_eq!(verdict.exit() as u8, 0);

@@ -19,7 +19,7 @@ fn a_file_that_others_could_have_written_is_refused() {
         load(&path, &environment_of(uid)).unwrap_err().to_string()
     };
     let shown = path.display();
-    let threads = format!("{shown}:2: mount.threads: is no number from 2 to 4: write `threads = 2`");
+    let threads = format!("{shown}:2: mount.threads: is no number from 1 to 4: write `threads = 2`");
     assert_eq!(said(owner, 0o600), threads);
     assert_eq!(
         said(owner, 0o606),

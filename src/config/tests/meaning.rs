@@ -9,7 +9,7 @@ use crate::config::plan::{CredentialSource, Format, Method, Protection};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
 use crate::core::name::{IdentityId, SourceId};
-use crate::core::source::{Renew, SourcePolicy};
+use crate::core::policy::{Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
 
 fn spans(policy: &SourcePolicy) -> (u64, u64) {
@@ -69,6 +69,12 @@ fn every_word_of_vault_and_mount_is_understood() {
     assert_eq!(plan.vault.max_secret_size, 65536);
     assert_eq!((plan.mount.max_memory, plan.mount.threads), (10_000_000, 4));
     assert!(plan.mount.allow_other);
+}
+
+#[test]
+fn one_thread_is_enough_since_none_ever_waits() {
+    let plan = read("[mount]\nthreads = 1").unwrap();
+    assert_eq!(plan.mount.threads, 1);
 }
 
 #[test]

@@ -121,6 +121,7 @@ fn mistakes_about_vault_are_told_what_to_write() {
         ("[vault]\nmax-list-size = 0", "2: vault.max-list-size", "write 1024 bytes or more"),
         ("[vault]\ntoken = 'hvs.marker'", "2: vault.token", "name that under [identity.default]"),
         ("[mount]\nthreads = 5", "2: mount.threads", "write `threads = 2`"),
+        ("[mount]\nthreads = 0", "2: mount.threads", "is no number from 1 to 4: write `threads = 2`"),
         ("[mount]\nprotections = false", "2: mount.protections", "write it as a table, [mount.protections]"),
         ("[mount.protections]\nsecomp = false", "2: mount.protections.secomp", "write `seccomp`"),
         (
@@ -133,6 +134,12 @@ fn mistakes_about_vault_are_told_what_to_write() {
             "1: mount.protections",
             "while `landlock-files`, `landlock-tcp` and `landlock-scope` need it: leave it out, or switch them",
         ),
+        (
+            "[mount]\nserver-user = 'nobody-here'",
+            "2: mount.server-user",
+            "is \"nobody-here\", which this host does not know: write an existing name or a number",
+        ),
+        ("[mount]\nserver-user = true", "2: mount.server-user", "write a name in quotes or a number"),
         ("[mount]\nlist-max-age = '61s'", "2: mount.list-max-age", "write `list-max-age = \"1m\"` or less"),
         (
             "[mount]\nrevocation-check = '0s'",
@@ -395,7 +402,7 @@ fn files_of_one_secret_must_agree_on_how_it_is_kept() {
 fn all_mistakes_come_out_together_in_the_order_of_the_file() {
     let said = complaints(
         "[vault]\nca_cert = '/x'\nread-timeout = 7\n[file.'../x']\nsecret = '/kv'\nmode = 600\n\
-         [mount]\nthreads = 1\nthreads = 2\n[nonsense]\n",
+         [mount]\nthreads = 9\nthreads = 2\n[nonsense]\n",
         &environment(),
     );
     let places: Vec<&str> = said.iter().map(|line| line.split(": ").next().unwrap()).collect();

@@ -3,9 +3,10 @@
 use crate::core::effect::Minting;
 use crate::core::engine::Engine;
 use crate::core::engine::wakes::WakeKey;
+use crate::core::generation::Body;
 use crate::core::identity::{Identity, LoginState};
 use crate::core::name::SourceId;
-use crate::core::source::{Body, Fetch};
+use crate::core::source::Fetch;
 
 /// How many things an engine holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

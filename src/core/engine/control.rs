@@ -12,9 +12,11 @@ use crate::core::engine::waiting::Operation;
 use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, FsError};
-use crate::core::identity::{LoginState, TokenNext};
+use crate::core::generation::{Body, Generation, Next, Validity};
+use crate::core::identity::{Identity, LoginState, LostLogin, TokenNext};
 use crate::core::name::{GenerationId, HandleId, IdentityId, Ino, LeaseId, SourceId, Ticket};
-use crate::core::source::{Body, Fetch, Generation, Next, Renew, Source, Validity};
+use crate::core::policy::Renew;
+use crate::core::source::{Fetch, Source};
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tree::Node;
 
@@ -116,6 +118,8 @@ pub struct Status {
     pub memory: u64,
     /// Leases that could not be revoked and live on in Vault.
     pub unrevoked: Vec<Debt>,
+    /// Logins of servers before this one whose tokens, if any were issued, may live.
+    pub lost_logins: Vec<(IdentityId, LostLogin)>,
 }
 
 /// A lease that lives on in Vault though nobody here uses it.
@@ -230,7 +234,12 @@ impl<B: Body> Engine<B> {
                 expires: one.expires,
             })
             .collect();
-        Status { files, identities, memory: self.memory, unrevoked }
+        let lost = |identity: &Identity| {
+            let (id, living) = (identity.id, identity.lost_logins.iter().filter(|lost| lost.may_live(now)));
+            living.map(|lost| (id, *lost)).collect::<Vec<_>>()
+        };
+        let lost_logins = self.identities.iter().flat_map(lost).collect();
+        Status { files, identities, memory: self.memory, unrevoked, lost_logins }
     }
 
     pub(super) fn file_status(&self, now: BootTime, ino: Ino) -> Option<FileStatus> {
@@ -453,6 +462,17 @@ impl<B: Body> Engine<B> {
             }
             Some(Fetch::Queued { .. } | Fetch::InFlight { .. }) | None => None,
         }
+    }
+
+    /// The mount is to end, whatever becomes of this process: nothing is fetched any more, and a successor goes
+    /// straight on to [`Engine::stop`].
+    pub fn will_stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether the mount is to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// The mount ends: all bytes go, callers that wait are told, and what is left to be given back is

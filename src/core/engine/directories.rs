@@ -14,10 +14,11 @@ use crate::core::engine::lists::List;
 use crate::core::engine::waiting::{On, Start};
 use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::{Failure, Fault, FsError};
+use crate::core::generation::{Body, Piece};
 use crate::core::handles::{DirectoryEntry, OpenDirectory};
 use crate::core::listing::{Listed, Listing, field_names, is_file_name};
 use crate::core::name::{Ino, SourceId, TreeId};
-use crate::core::source::{Body, Piece, SourceSpec};
+use crate::core::source::SourceSpec;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Field, Node, OnExpiry, TreeDirectory, TreeSpec};
 
@@ -44,7 +45,7 @@ impl<B: Body> Engine<B> {
         fx: &mut Effects,
     ) -> Result<Option<On>, FsError> {
         let (list, source) = match self.tree.slot(ino).map(|slot| slot.node.clone()) {
-            None => return Err(FsError::NoSuchName),
+            None => return Err(FsError::NumberUnknown),
             Some(Node::File(_) | Node::Field(_)) => return Err(FsError::NotADirectory),
             Some(Node::Directory) => return Ok(None),
             Some(Node::FieldDirectory(index)) => {
@@ -209,7 +210,8 @@ impl<B: Body> Engine<B> {
     /// Finds a name in a directory whose names come from Vault, and gives it its number.
     pub(super) fn place_child(&mut self, now: BootTime, parent: Ino, name: &str) -> Result<Ino, FsError> {
         match self.tree.slot(parent).map(|slot| &slot.node) {
-            None | Some(Node::Directory) => return Err(FsError::NoSuchName),
+            None => return Err(FsError::NumberUnknown),
+            Some(Node::Directory) => return Err(FsError::NoSuchName),
             Some(Node::File(_) | Node::Field(_)) => return Err(FsError::NotADirectory),
             Some(Node::FieldDirectory(_) | Node::TreeDirectory(_)) => {}
         }
@@ -345,7 +347,7 @@ impl<B: Body> Engine<B> {
     /// What is known of a directory.
     pub(super) fn directory_attributes(&mut self, now: BootTime, ino: Ino) -> Result<Attributes, FsError> {
         let owner = match self.tree.slot(ino).map(|slot| &slot.node) {
-            None => return Err(FsError::NoSuchName),
+            None => return Err(FsError::NumberUnknown),
             Some(Node::File(_) | Node::Field(_)) => return Err(FsError::NotADirectory),
             Some(Node::Directory) => self.directory,
             Some(Node::FieldDirectory(index)) => self.field_dirs[*index].rule,
@@ -365,7 +367,7 @@ impl<B: Body> Engine<B> {
         ino: Ino,
         request: u64,
     ) -> Result<DirectoryOpened, FsError> {
-        let slot = self.tree.slot(ino).ok_or(FsError::NoSuchName)?;
+        let slot = self.tree.slot(ino).ok_or(FsError::NumberUnknown)?;
         let parent = slot.parent;
         let entries = self.entries_now(now, ino);
         let handle = self.handles.open_directory(OpenDirectory { ino, parent, entries, request });

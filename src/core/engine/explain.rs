@@ -7,9 +7,11 @@ use crate::core::engine::Engine;
 use crate::core::engine::composing::View;
 use crate::core::engine::control::{FileStatus, State};
 use crate::core::error::Fault;
+use crate::core::generation::{Body, Generation, Next, Piece, Validity};
 use crate::core::locks::Scope;
 use crate::core::name::{IdentityId, Ino, SourceId};
-use crate::core::source::{Body, Fetch, Generation, Next, Piece, Renew, Source, SourcePolicy, Validity};
+use crate::core::policy::{Renew, SourcePolicy};
+use crate::core::source::{Fetch, Source};
 use crate::core::time::{BootTime, UnixTime};
 use crate::core::tree::{Node, OnExpiry};
 

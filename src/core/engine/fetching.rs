@@ -7,9 +7,10 @@ use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
+use crate::core::generation::{Body, Fetched, FetchedKind, Generation};
 use crate::core::identity::{LoginState, backoff_ceiling};
 use crate::core::name::{GenerationId, IdentityId, RequestId, SourceId};
-use crate::core::source::{Body, Fetch, Fetched, FetchedKind, Generation};
+use crate::core::source::Fetch;
 use crate::core::sources::Sources;
 use crate::core::time::{BootTime, Moment, scaled};
 
@@ -281,7 +282,7 @@ impl<B: Body> Engine<B> {
                 // Until the secret is taken over, its read keeps the source.
                 let taken = self.take_secret(at, id, with, fetched, fx);
                 self.fetch_is_over(id);
-                let again = taken == Taken::TokenWasOver
+                let again = taken == Taken::CameTooLate
                     && self.start_fetch(at, id, minting, Urgency::Reader, fx).is_none();
                 if !again {
                     self.wake_waiters_of_source(at, id, Start::No, fx);
@@ -365,12 +366,19 @@ impl<B: Body> Engine<B> {
         fx: &mut Effects,
     ) {
         let fault = failure.fault;
-        // Not twice in a row: whatever failed before, an outage for one, says nothing of the next token.
+        // Not twice in a row: whatever failed before, an outage for one, says nothing of the next token. Of the
+        // tokens that were there together all may be lost together, the newest one first.
         let is_lost = |known: &Failure| known.fault == Fault::TokenLost;
         let again = fault == Fault::TokenLost
-            && self.sources.get(&id).is_some_and(|source| !source.failure.as_ref().is_some_and(is_lost));
+            && self.sources.get(&id).is_some_and(|source| {
+                !source.failure.as_ref().is_some_and(is_lost)
+                    || source.lost_with.is_some_and(|newer| with.token < newer)
+            });
         if fault == Fault::TokenLost {
             self.lose_token(at, with, Loss::Told, fx);
+            if let Some(source) = self.sources.get_mut(&id) {
+                source.lost_with = Some(with.token);
+            }
         }
         self.fail(at, id, failure, fx);
         if again && self.start_fetch(at, id, minting, Urgency::Reader, fx).is_none() {
@@ -419,11 +427,16 @@ impl<B: Body> Engine<B> {
         }
     }
 
-    /// Remembers why a read failed, and does not let the engine itself ask again too soon.
+    /// Remembers why a read failed, and does not let the engine itself ask again too soon: nor so late that what is
+    /// shown would end although it could have been confirmed or replaced.
     pub(super) fn note_failure(&mut self, at: Moment, id: SourceId, failure: Failure) {
+        let remaining = self.live(at.now, id).map(|shown| self.end_of(shown).since(at.now));
         let Some(source) = self.sources.get_mut(&id) else { return };
         source.failures = source.failures.saturating_add(1);
-        let pause = scaled(backoff_ceiling(source.failures), at.chance.between(0.3, 1.0, u64::from(id.0)));
+        let soonest = backoff_ceiling(1);
+        let ceiling = backoff_ceiling(source.failures);
+        let ceiling = remaining.map_or(ceiling, |remaining| ceiling.min((remaining / 4).max(soonest)));
+        let pause = scaled(ceiling, at.chance.between(0.3, 1.0, u64::from(id.0)));
         source.not_before = at.now + failure.retry_after.map_or(pause, |asked| asked.max(pause));
         source.failure = Some(failure);
         self.touch_source(id);

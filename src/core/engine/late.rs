@@ -6,8 +6,10 @@ use std::time::Duration;
 use crate::core::effect::{Minting, Urgency};
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
+use crate::core::generation::{Body, Fetched, FetchedKind};
 use crate::core::name::SourceId;
-use crate::core::source::{Body, Fetch, Fetched, FetchedKind, static_end};
+use crate::core::policy::static_end;
+use crate::core::source::Fetch;
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// After that long a read that is on its way keeps nobody waiting who can be shown a stale value.

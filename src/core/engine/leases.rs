@@ -9,12 +9,11 @@ use crate::core::engine::tokens::Loss;
 use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault};
+use crate::core::generation::{Body, Generation, LookUp, Next, Validity};
 use crate::core::identity::backoff_ceiling;
 use crate::core::name::{GenerationId, LeaseId, RequestId, SourceId};
-use crate::core::source::{
-    Body, Fetch, Generation, LookUp, Next, OnIdle, Renew, Source, Validity, is_capped, lease_end,
-    renewal_time,
-};
+use crate::core::policy::{OnIdle, Renew, is_capped, lease_end, renewal_time};
+use crate::core::source::{Fetch, Source};
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// The longest pause between two tries to renew a lease. It is no shorter so that, after an outage, the

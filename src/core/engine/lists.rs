@@ -10,10 +10,10 @@ use crate::core::engine::tokens::Loss;
 use crate::core::engine::waiting::Start;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault, FsError};
+use crate::core::generation::Body;
 use crate::core::identity::LoginState;
 use crate::core::listing::{Keys, Listing};
-use crate::core::name::{Ino, RequestId, Ticket, VaultPath};
-use crate::core::source::Body;
+use crate::core::name::{Ino, RequestId, Ticket, TokenId, VaultPath};
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Node, TreeDirectory};
 
@@ -24,6 +24,8 @@ pub(super) struct List {
     fetch: ListFetch,
     pub(super) waiters: BTreeSet<Ticket>,
     failure: Option<Failure>,
+    /// The token that its last request with a dead one went out with.
+    lost_with: Option<TokenId>,
 }
 
 impl List {
@@ -184,28 +186,52 @@ impl<B: Body> Engine<B> {
                 return;
             }
             list.fetch = ListFetch::Idle;
-            let prefix = match engine.tree.slot(ino).map(|slot| &slot.node) {
-                Some(Node::TreeDirectory(directory)) => Some(directory.path.clone()),
+            let directory = match engine.tree.slot(ino).map(|slot| &slot.node) {
+                Some(Node::TreeDirectory(directory)) => Some(directory.clone()),
                 _ => None,
             };
             let result = result.and_then(|keys| engine.take_keys(at, ino, sent, keys, fx));
-            match (result, prefix) {
-                (Ok(0), _) | (_, None) => {}
-                (Ok(count), Some(prefix)) => fx.push(Effect::Report(Report::NamesSkipped { prefix, count })),
-                (Err(failure), Some(prefix)) => {
-                    if failure.fault == Fault::TokenLost {
-                        engine.lose_token(at, with, Loss::Told, fx);
-                    }
-                    if let Some(list) = engine.lists.get_mut(&ino) {
-                        list.failure = Some(failure.clone());
-                    }
-                    fx.push(Effect::Report(Report::ListFailed { prefix, failure }));
+            let again = match (result, directory) {
+                (Ok(0), _) | (_, None) => false,
+                (Ok(count), Some(TreeDirectory { path: prefix, .. })) => {
+                    fx.push(Effect::Report(Report::NamesSkipped { prefix, count }));
+                    false
                 }
+                (Err(failure), Some(directory)) => engine.list_failed(at, ino, &directory, with, failure, fx),
+            };
+            if !again {
+                engine.wake_waiters_of_list(at, ino, fx);
             }
-            engine.wake_waiters_of_list(at, ino, fx);
             engine.drop_unused_tokens(with.identity, fx);
         })
         .1
+    }
+
+    /// Notes a failure, and tells the operator unless it is the one that he was just told. Whether the list is
+    /// asked for again: those who wait get what the next token brings, but not twice in a row, as with secrets.
+    fn list_failed(
+        &mut self,
+        at: Moment,
+        ino: Ino,
+        directory: &TreeDirectory,
+        with: Credential,
+        failure: Failure,
+        fx: &mut Effects,
+    ) -> bool {
+        let fault = failure.fault;
+        if fault == Fault::TokenLost {
+            self.lose_token(at, with, Loss::Told, fx);
+        }
+        let Some(list) = self.lists.get_mut(&ino) else { return false };
+        let known = list.failure.replace(failure.clone());
+        let newer = if fault == Fault::TokenLost { list.lost_with.replace(with.token) } else { None };
+        if known.as_ref().is_none_or(|known| known.fault != fault) {
+            fx.push(Effect::Report(Report::ListFailed { prefix: directory.path.clone(), failure }));
+        }
+        fault == Fault::TokenLost
+            && (known.is_none_or(|known| known.fault != Fault::TokenLost)
+                || newer.is_some_and(|newer| with.token < newer))
+            && self.start_list(at, ino, directory, fx) == Demand::Waiting
     }
 
     /// Takes over a list. Returns how many names can't be shown.

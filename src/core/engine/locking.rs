@@ -9,9 +9,10 @@ use crate::core::effect::{Answer, End};
 use crate::core::engine::waiting::{Attempt, Operation, Start};
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::FsError;
+use crate::core::generation::Body;
 use crate::core::locks::{Lock, Locks, Scope};
 use crate::core::name::{GenerationId, Ino, SourceId, Ticket};
-use crate::core::source::{Body, Fetch, SourceSpec};
+use crate::core::source::{Fetch, SourceSpec};
 use crate::core::time::Moment;
 use crate::core::tree::{Node, TreeSpec};
 

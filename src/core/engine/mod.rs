@@ -33,20 +33,22 @@ mod tokens;
 mod waiting;
 mod wakes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::access::Rule;
 use crate::core::compose::{Compose, Composed};
 use crate::core::effect::{Credential, Effect, End, ReadRequest, Report};
+use crate::core::generation::{Body, Generation, Validity};
 use crate::core::handles::Handles;
 use crate::core::identity::Identity;
 use crate::core::locks::Locks;
 use crate::core::name::{
     FileId, FileName, GenerationId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId,
 };
-use crate::core::source::{Body, Generation, LONGEST_MARGIN, LeaseSettings, Source, SourceSpec, Validity};
+use crate::core::policy::{LONGEST_MARGIN, LeaseSettings};
+use crate::core::source::{Source, SourceSpec};
 use crate::core::state::LayoutCell;
 use crate::core::time::{BootTime, Moment, UnixTime};
 use crate::core::tracked::{Changes, Tracked};
@@ -74,6 +76,8 @@ pub struct Layout {
     /// Who logs in: of each identity a text that differs if it is another one, or logs in in another way. An
     /// [`IdentityId`] is an index.
     pub identities: Vec<String>,
+    /// Those of them whose token somebody else has made: their logins make none.
+    pub given: BTreeSet<IdentityId>,
     /// Declared sources; a [`SourceId`] is an index.
     pub sources: Vec<SourceSpec>,
     /// Declared files; a [`FileId`] is an index.
@@ -194,6 +198,7 @@ impl<B: Body> Engine<B> {
             trees,
             directory,
             settings,
+            given: _,
         } = layout;
         let mut tree = Tree::new();
         let mut sources = BTreeMap::new();

@@ -10,9 +10,9 @@ use crate::core::engine::composing::View;
 use crate::core::engine::waiting::Operation;
 use crate::core::engine::{Effects, Engine, LONG};
 use crate::core::error::FsError;
+use crate::core::generation::Body;
 use crate::core::handles::{DirectoryEntry, OpenFile, OpenKind};
 use crate::core::name::{HandleId, Ino, SourceId};
-use crate::core::source::Body;
 use crate::core::time::{BootTime, Moment};
 use crate::core::tree::{Node, Told};
 
@@ -33,7 +33,7 @@ impl<B: Body> Engine<B> {
             Some(ino) => ino,
             None => match self.place_child(now, parent, name) {
                 // Nobody asks whether it is there.
-                Err(FsError::NoSuchName | FsError::ContentsUnknown)
+                Err(FsError::NoSuchName | FsError::NumberUnknown | FsError::ContentsUnknown)
                     if self.lock_of_child(parent, name).is_some() =>
                 {
                     return Err(FsError::Locked);
@@ -86,8 +86,8 @@ impl<B: Body> Engine<B> {
         self.run(at, |engine, fx| {
             let Some(View { rule, .. }) = engine.file_of(ino) else {
                 engine.close_unknown(at, caller.request, fx);
-                let error =
-                    if engine.tree.slot(ino).is_some() { FsError::IsADirectory } else { FsError::NoSuchName };
+                let is_there = engine.tree.slot(ino).is_some();
+                let error = if is_there { FsError::IsADirectory } else { FsError::NumberUnknown };
                 return Outcome::Done(Err(error));
             };
             let verdict = may_read(caller, &rule);
@@ -319,7 +319,7 @@ impl<B: Body> Engine<B> {
     /// What is known of a name, without asking anybody.
     pub(super) fn attributes(&mut self, now: BootTime, ino: Ino) -> Result<Attributes, FsError> {
         match self.tree.slot(ino).map(|slot| &slot.node) {
-            None => Err(FsError::NoSuchName),
+            None => Err(FsError::NumberUnknown),
             Some(Node::File(_) | Node::Field(_)) => {
                 // An unresolved file has a size of 0 here; only `getattr` has its errors.
                 let view = self.file_of(ino).ok_or(FsError::NoSuchName)?;
@@ -341,7 +341,7 @@ impl<B: Body> Engine<B> {
         ino: Ino,
         fx: &mut Effects,
     ) -> Result<Attributes, FsError> {
-        let view = self.file_of(ino).ok_or(FsError::NoSuchName)?;
+        let view = self.file_of(ino).ok_or(FsError::NumberUnknown)?;
         if self.lock_of(ino).is_none()
             && let Some(parts) = self.showing(at.now, &view).map(|showing| showing.named())
         {

@@ -10,9 +10,13 @@ use crate::core::effect::{Credential, Effect, End, Report};
 use crate::core::engine::late::REPLACING_SHOWN;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault};
+use crate::core::generation::{Body, Fetched, FetchedKind, Generation, Piece, Validity};
 use crate::core::name::{GenerationId, Ino, SourceId};
-use crate::core::source::{Body, Fetched, FetchedKind, Generation, Piece, Renew, Validity};
+use crate::core::policy::Renew;
 use crate::core::time::{BootTime, Moment};
+
+/// What is said of a secret that can't be shown any more.
+const CAME_TOO_LATE: &str = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
 
 /// What became of a secret that has come.
 #[must_use]
@@ -20,8 +24,9 @@ use crate::core::time::{BootTime, Moment};
 pub(super) enum Taken {
     /// It is shown, or can't be.
     Settled,
-    /// Its token was over before it arrived, for the first time: the next one may bring it.
-    TokenWasOver,
+    /// It is worth another try, if this was not one already: its token was over before it arrived, or what costs
+    /// nothing to read was so long on its way that it is too old.
+    CameTooLate,
 }
 
 impl<B: Body> Engine<B> {
@@ -67,11 +72,15 @@ impl<B: Body> Engine<B> {
             source.usable = end.since(lease.granted).min(lease.duration);
         }
         if at.now >= end {
-            let first = self.sources.get(&id).is_some_and(|source| source.failures == 0);
-            let token_was_over = first && at.now < generation.end;
-            let reason = "what Vault gave out was over before it arrived: ask for longer leases or tokens";
-            self.reject(at, id, generation, Failure::new(Fault::Unusable, reason), fx);
-            return if token_was_over { Taken::TokenWasOver } else { Taken::Settled };
+            let source = self.sources.get(&id);
+            let twice_in_a_row = source.is_some_and(|source| {
+                source.failure.as_ref().is_some_and(|known| known.reason == CAME_TOO_LATE)
+            });
+            let waited_for = source.is_some_and(|source| !source.waiters.is_empty());
+            let came_too_late =
+                !twice_in_a_row && (at.now < generation.end || (generation.is_free() && waited_for));
+            self.reject(at, id, generation, Failure::new(Fault::Unusable, CAME_TOO_LATE), fx);
+            return if came_too_late { Taken::CameTooLate } else { Taken::Settled };
         }
         let current = self.sources.get(&id).and_then(|source| source.current.as_ref());
         let unchanged = current

@@ -9,8 +9,9 @@ use crate::core::effect::Outcome;
 use crate::core::engine::Engine;
 use crate::core::engine::control::{XattrValue, error_of};
 use crate::core::error::FsError;
+use crate::core::generation::Body;
 use crate::core::name::{Ino, NAME_MAX};
-use crate::core::source::{Body, Source};
+use crate::core::source::Source;
 use crate::core::time::BootTime;
 use crate::core::tree::Node;
 

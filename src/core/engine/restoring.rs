@@ -20,9 +20,10 @@ use crate::core::engine::restoring::cells::{Cells, Meanings};
 use crate::core::engine::wakes::WakeKey;
 use crate::core::engine::{Effects, Engine, Layout, locking};
 use crate::core::error::Failure;
-use crate::core::identity::{Identity, LoginState, TokenNext};
+use crate::core::generation::{Body, Generation, LookUp, Next, Piece, Validity};
+use crate::core::identity::{Identity, LoginState, LostLogin, TokenNext};
 use crate::core::name::{GenerationId, IdentityId, Ino, LeaseId, SourceId};
-use crate::core::source::{Body, Generation, LookUp, Next, Piece, Source, SourceSpec, Validity};
+use crate::core::source::{Source, SourceSpec};
 use crate::core::sources::Sources;
 use crate::core::state::{
     Forsaken, GenerationCell, IdentityCell, Key, RestoreError, Restored, SourceCell, Stored,
@@ -50,6 +51,7 @@ impl<B: Body> Engine<B> {
         let mut cells = Cells::new(cells)?;
         let mut engine = Engine::new(layout, composer)?;
         let mut known = Meanings::new(&cells.layout, engine.sealing.layout());
+        engine.stopping = cells.stopping;
         engine.last_id = cells.last_id();
         engine.last_source = cells.numbers.source;
         engine.handles.restore_number(cells.numbers.handles);
@@ -86,6 +88,7 @@ impl<B: Body> Engine<B> {
     ) -> (BTreeMap<Credential, Credential>, BTreeMap<Credential, Forsaken>) {
         let (mut tokens, mut forsaken) = (BTreeMap::new(), BTreeMap::new());
         for (then, cell) in &cells.identities {
+            let lost = matches!(*cell.login, LoginState::InFlight(_)) && !cells.layout.given.contains(then);
             if let Some(now) = known.identities.get(then) {
                 for token in cell.tokens.iter() {
                     let (then, now) = (*then, *now);
@@ -95,8 +98,16 @@ impl<B: Body> Engine<B> {
                     );
                 }
                 *self.identity_mut(*now) = restored_identity(at.now, *now, cell);
+                if lost {
+                    let lost = LostLogin { found: at.now, expires: None };
+                    self.identity_mut(*now).lost_logins.push(lost);
+                    fx.push(Effect::Report(Report::LoginLost { identity: Some(*now) }));
+                }
                 self.touch_identity(*now);
                 continue;
+            }
+            if lost {
+                fx.push(Effect::Report(Report::LoginLost { identity: None }));
             }
             let living: Vec<_> = cell.tokens.iter().filter(|token| at.now < token.expires).collect();
             for token in &living {
@@ -421,13 +432,15 @@ fn restored_identity(now: BootTime, id: IdentityId, cell: &IdentityCell<'_>) -> 
         }
     }
     identity.login = match cell.login.as_ref() {
-        // Its token, should there be one, is nobody's. A login is due again by whatever wanted it.
+        // Its token, should there be one, is nobody's, and is told of. A login is due again by whatever wanted it.
         LoginState::InFlight(_) => LoginState::Idle,
         other => other.clone(),
     };
     identity.failed_logins = cell.failed_logins;
     identity.last_fault = cell.last_fault;
     identity.anew = cell.anew;
+    identity.lost_logins = cell.lost_logins.to_vec();
+    identity.lost_logins.retain(|lost| lost.may_live(now));
     identity
 }
 

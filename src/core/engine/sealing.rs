@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::core::effect::{Credential, Minting};
 use crate::core::engine::Engine;
 use crate::core::engine::restoring::NO_SOURCE;
+use crate::core::generation::{Body, Generation};
 use crate::core::handles::{OpenDirectory, OpenFile};
 use crate::core::identity::Identity;
 use crate::core::name::{GenerationId, IdentityId, SourceId};
-use crate::core::source::{Body, Fetch, Generation, Source};
+use crate::core::source::{Fetch, Source};
 use crate::core::state::{
     Content, GenerationCell, IdentityCell, Key, LayoutCell, NameCell, NodeCell, NumbersCell,
     OpenDirectoryCell, OpenFileCell, PieceCell, SourceCell, write as json,
@@ -32,6 +33,7 @@ pub(super) struct Sealing {
     followed: bool,
     layout: LayoutCell,
     layout_is_written: bool,
+    end_is_written: bool,
     numbers: Option<NumbersCell>,
     /// The generations whose bytes were handed over, and in how many pieces.
     bodies: BTreeMap<SourceId, Vec<(GenerationId, u32)>>,
@@ -46,6 +48,7 @@ impl Sealing {
             followed: false,
             layout,
             layout_is_written: false,
+            end_is_written: false,
             numbers: None,
             bodies: BTreeMap::new(),
             stale: BTreeSet::new(),
@@ -84,6 +87,9 @@ impl<B: Body> Engine<B> {
             self.sealing.layout_is_written = true;
             write(&Key::Layout, Some(Content::Plain(json(&self.sealing.layout))));
         }
+        if self.stopping && !std::mem::replace(&mut self.sealing.end_is_written, true) {
+            write(&Key::Stopping, Some(Content::Plain(json(&()))));
+        }
         let numbers = self.numbers();
         if self.sealing.numbers.replace(numbers) != Some(numbers) {
             write(&Key::Numbers, Some(Content::Plain(json(&numbers))));
@@ -120,6 +126,9 @@ impl<B: Body> Engine<B> {
     pub fn write_all(&self, write: &mut dyn FnMut(&Key, Content<'_, B>)) {
         write(&Key::Layout, Content::Plain(json(&self.sealing.layout)));
         write(&Key::Numbers, Content::Plain(json(&self.numbers())));
+        if self.stopping {
+            write(&Key::Stopping, Content::Plain(json(&())));
+        }
         for (id, source) in self.sources.iter() {
             for generation in [&source.current, &source.previous].into_iter().flatten() {
                 write_generation(generation, &mut |key, content| write(key, content));
@@ -241,6 +250,7 @@ fn source_cell<B: Body>(source: &Source<B>) -> Vec<u8> {
         replacing_since,
         lease_duration,
         usable,
+        lost_with: _,
         failures,
         not_before,
     } = source;
@@ -293,6 +303,7 @@ fn identity_cell(identity: &Identity) -> Vec<u8> {
         failed_logins,
         last_fault,
         anew,
+        lost_logins,
         waiting_sources: _,
         waiting_lists: _,
     } = identity;
@@ -302,6 +313,7 @@ fn identity_cell(identity: &Identity) -> Vec<u8> {
         failed_logins: *failed_logins,
         last_fault: *last_fault,
         anew: *anew,
+        lost_logins: Cow::Borrowed(lost_logins),
     })
 }
 

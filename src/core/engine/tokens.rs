@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::core::effect::{Credential, Effect, End, Report};
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::{Failure, Fault};
+use crate::core::generation::{Body, Next, Validity};
 use crate::core::identity::{LoginState, Token, TokenNext, TokenTerms, login_pause};
 use crate::core::name::{GenerationId, IdentityId, Ino, RequestId, SourceId, TokenId};
-use crate::core::source::{Body, Next, Source, Validity};
+use crate::core::source::Source;
 use crate::core::time::{BootTime, Moment, scaled};
 
 /// After a token was lost, what it had obtained is fetched anew at this pace: a quarter of what one
@@ -157,6 +158,11 @@ impl<B: Body> Engine<B> {
         identity.login = LoginState::Idle;
         identity.failed_logins = 0;
         identity.last_fault = None;
+        identity.lost_logins.retain(|lost| lost.may_live(at.now));
+        for lost in &mut identity.lost_logins {
+            // It was issued before it was found, to the same role, most likely for as long.
+            lost.expires.get_or_insert(terms.ttl.map_or(BootTime::NEVER, |ttl| lost.found + ttl));
+        }
         if let Some(current) = identity.tokens.last_mut()
             && !terms.ours
             && !replaced

@@ -4,8 +4,9 @@ use crate::core::effect::{Answer, Effect, Minting, Outcome};
 use crate::core::engine::composing::View;
 use crate::core::engine::{Effects, Engine};
 use crate::core::error::FsError;
+use crate::core::generation::Body;
 use crate::core::name::{Ino, SourceId, Ticket};
-use crate::core::source::{Body, Fetch};
+use crate::core::source::Fetch;
 use crate::core::sources::Sources;
 use crate::core::time::Moment;
 use crate::core::tree::Node;
@@ -145,7 +146,7 @@ impl<B: Body> Engine<B> {
         if let Some(attempt) = self.attempt_locked(at, ino, operation) {
             return attempt;
         }
-        let Some(slot) = self.tree.slot(ino) else { return Attempt::Done(Err(FsError::NoSuchName)) };
+        let Some(slot) = self.tree.slot(ino) else { return Attempt::Done(Err(FsError::NumberUnknown)) };
         match (&slot.node, operation) {
             (Node::File(_) | Node::Field(_), Operation::OpenDirectory { .. }) => {
                 Attempt::Done(Err(FsError::NotADirectory))

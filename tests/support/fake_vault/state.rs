@@ -143,6 +143,7 @@ impl State {
             ttl: token.end.map(|end| end.saturating_duration_since(Instant::now())),
             renewable: token.end.is_some(),
             batch: false,
+            period: None,
             ours: identity.origin == Origin::Obtained,
             num_uses: 0,
             policies: vec!["fake".to_owned()],

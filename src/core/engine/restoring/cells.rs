@@ -26,6 +26,7 @@ pub(super) struct Cells<B> {
     pub(super) directories: BTreeMap<HandleId, OpenDirectoryCell<'static>>,
     pub(super) names: BTreeMap<Ino, NameCell<'static>>,
     pub(super) vanished: BTreeSet<Ino>,
+    pub(super) stopping: bool,
 }
 
 impl<B> Cells<B> {
@@ -40,6 +41,7 @@ impl<B> Cells<B> {
         let (mut identities, mut leases) = (BTreeMap::new(), BTreeMap::new());
         let (mut files, mut directories) = (BTreeMap::new(), BTreeMap::new());
         let (mut names, mut vanished) = (BTreeMap::new(), BTreeSet::new());
+        let mut stopping = false;
         for (key, stored) in cells {
             let text = match (&key, stored) {
                 (Key::Token(_), _) => continue,
@@ -66,6 +68,7 @@ impl<B> Cells<B> {
                 Key::Vanished(ino) => {
                     vanished.insert(*ino);
                 }
+                Key::Stopping => stopping = true,
                 // Left out above.
                 Key::Token(_) | Key::Body { .. } => {}
             }
@@ -85,6 +88,7 @@ impl<B> Cells<B> {
             directories,
             names,
             vanished,
+            stopping,
         })
     }
 
