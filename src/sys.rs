@@ -30,6 +30,8 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
+use crate::core::access::Process;
+
 pub use clock::{BootTimer, boot_time, unix_time};
 pub use memory::{
     LockedRange, Locking, MemoryLock, forbid_core_dumps, keep_memory_locked, lock_memory, lock_range,
@@ -47,6 +49,17 @@ pub fn supplementary_groups(thread: u32) -> Vec<u32> {
             Some(status_field(&status, "Groups")?.split_whitespace().flat_map(str::parse).collect())
         })
         .unwrap_or_default()
+}
+
+/// The process that a thread is of, and when it began; `None` if it may not be seen.
+pub fn process_of(thread: u32) -> Option<Process> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let number = status_field(&status, "Tgid")?.trim().parse().ok()?;
+    let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    // What stands in brackets is a name that the process has chosen; the start is the 20th word after it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let start = rest.split_whitespace().nth(19)?.parse().ok()?;
+    Some(Process { number, start })
 }
 
 /// The environment that a process was started with; nothing if it may not be seen.

@@ -11,7 +11,7 @@ use crate::config::report::{Place, Report};
 use crate::config::value::{self, ModeOf};
 use crate::core::access::{Mode, Rule};
 use crate::core::effect::EngineHint;
-use crate::core::policy::{OnIdle, Renew, SourcePolicy};
+use crate::core::policy::{OnIdle, Readers, Renew, SourcePolicy};
 use crate::core::tree::OnExpiry;
 
 /// The values of `renew`, the default first.
@@ -26,6 +26,7 @@ const ON_EXPIRY: [(&str, OnExpiry); 2] = [("refetch", OnExpiry::Refetch), ("vani
 const FORMAT: [(&str, Shape); 2] = [("raw", Shape::Raw), ("json", Shape::Json)];
 
 const MINUTE: Duration = Duration::from_secs(60);
+const PIN: Duration = Duration::from_secs(5);
 
 /// The values of `format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,7 @@ pub(super) struct Keys {
     pub idle_timeout: Slot<Duration>,
     pub on_idle: Slot<OnIdle>,
     pub on_expiry: Slot<OnExpiry>,
+    pub pin: Slot<Duration>,
     pub engine: Slot<EngineHint>,
     pub identity: Slot<String>,
     /// Not inherited by [`Keys::over`]: what it means depends on what has it.
@@ -69,6 +71,7 @@ impl Keys {
             required: section.flag("required"),
             idle_timeout: span("idle-timeout"),
             on_idle: section.read("on-idle", |found| value::choice("on-idle", found, &ON_IDLE)),
+            pin: span("pin"),
             on_expiry: section.read("on-expiry", |found| value::choice("on-expiry", found, &ON_EXPIRY)),
             engine: section.read("engine", |found| value::choice("engine", found, &ENGINE)),
             identity: section.text("identity").and_then(section.report, |name| Ok(name.to_owned())),
@@ -89,6 +92,7 @@ impl Keys {
             idle_timeout: self.idle_timeout.or(&defaults.idle_timeout),
             on_idle: self.on_idle.or(&defaults.on_idle),
             on_expiry: self.on_expiry.or(&defaults.on_expiry),
+            pin: self.pin.or(&defaults.pin),
             engine: self.engine.or(&defaults.engine),
             identity: self.identity.or(&defaults.identity),
             format: self.format,
@@ -115,6 +119,8 @@ impl Keys {
             grace: self.grace.unwrap_or(MINUTE),
             idle_timeout: self.idle_timeout.get().copied(),
             on_idle: self.on_idle.unwrap_or(OnIdle::Lapse),
+            pin: self.pin.unwrap_or(PIN),
+            readers: Readers::Forgotten,
         }
     }
 

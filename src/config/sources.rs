@@ -108,6 +108,7 @@ fn agree(first: &First, keys: &Keys, place: &Place, report: &Report) {
         ("grace", at(&a.grace), at(&b.grace), spelled(a.policy().grace), spelled(b.policy().grace)),
         ("renew", at(&a.renew), at(&b.renew), renew(a), renew(b)),
         ("idle-timeout", at(&a.idle_timeout), at(&b.idle_timeout), idle(a), idle(b)),
+        ("pin", at(&a.pin), at(&b.pin), spelled(a.policy().pin), spelled(b.policy().pin)),
         ("on-idle", at(&a.on_idle), at(&b.on_idle), on_idle(a), on_idle(b)),
         ("engine", at(&a.engine), at(&b.engine), engine(a), engine(b)),
     ];

@@ -242,6 +242,14 @@ impl<C: Clock> ServiceHandler<C> {
                 "no state can be kept, a restart logs in anew: {full} (RLIMIT_MEMLOCK, LimitMEMLOCK= of the service)"
             ));
         }
+        if self.service.look(|engine, _| engine.openers_are_hidden()) {
+            losses.push(
+                "the process of a program that opened files could not be seen in /proc (hidepid, or another pid \
+                 namespace): files that it reads one after the other may be of two generations when a rotation \
+                 falls in between"
+                    .to_owned(),
+            );
+        }
         losses
     }
 
@@ -324,7 +332,7 @@ impl<C: Clock> ServiceHandler<C> {
                 Expected::Later(answer)
             }
             // An operator is not asked for groups.
-            Outcome::NeedGroups => Expected::Now(Err(FsError::CallerDenied)),
+            Outcome::NeedGroups | Outcome::NeedProcess => Expected::Now(Err(FsError::CallerDenied)),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Permission bits of a file or directory, `0o7777` at most.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Mode(pub u16);
@@ -33,6 +35,40 @@ pub enum Groups {
     Known(Vec<u32>),
 }
 
+/// A process; one that has the number of another that is gone is not the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number in the pid namespace of the mounter.
+    pub number: u32,
+    /// When it began, in ticks since boot (proc_pid_stat(5)).
+    pub start: u64,
+}
+
+/// The process of a caller. FUSE tells its thread alone, so it is looked up only when it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessOf {
+    /// Not looked up yet.
+    Unread,
+    /// This one.
+    Known(Process),
+    /// It can't be seen.
+    Hidden,
+}
+
+/// Who opens a file, as far as that decides which generation he gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opener {
+    /// The process, if it is known.
+    pub process: Option<Process>,
+    /// Its thread.
+    pub thread: u32,
+}
+
+impl Opener {
+    /// Nobody in particular: gets what is current.
+    pub const NOBODY: Opener = Opener { process: None, thread: 0 };
+}
+
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -44,8 +80,21 @@ pub struct Caller {
     pub groups: Groups,
     /// Thread id in the pid namespace of the mounter; 0 if invisible there.
     pub thread: u32,
+    /// The process that the thread is of.
+    pub process: ProcessOf,
     /// The kernel's number of the request, the same if it is sent again; 0 if unknown.
     pub request: u64,
+}
+
+impl Caller {
+    /// Who it is, as far as that decides which generation he gets.
+    pub fn opener(&self) -> Opener {
+        let process = match self.process {
+            ProcessOf::Known(process) => Some(process),
+            ProcessOf::Unread | ProcessOf::Hidden => None,
+        };
+        Opener { process, thread: self.thread }
+    }
 }
 
 /// May the caller read?
@@ -88,7 +137,7 @@ mod tests {
     use super::*;
 
     fn caller(uid: u32, gid: u32, groups: Groups) -> Caller {
-        Caller { uid, gid, groups, thread: 1, request: 0 }
+        Caller { uid, gid, groups, thread: 1, process: ProcessOf::Hidden, request: 0 }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::access::Rule;
+use crate::core::access::{Process, Rule};
 use crate::core::error::{Failure, FsError};
 use crate::core::name::{
     HandleId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId, VaultPath,
@@ -192,6 +192,13 @@ pub enum Report {
         /// When it ends, if nothing extends it.
         end: BootTime,
     },
+    /// A newer generation has taken the place of one that was live, and it is to be known who has opened that.
+    Rotated {
+        /// Of what.
+        source: SourceId,
+        /// Who has opened the one that was replaced; some may be gone by now.
+        readers: Vec<Process>,
+    },
     /// A generation has ended.
     Ended {
         /// Of what.
@@ -359,6 +366,8 @@ pub enum Outcome<T> {
     Wait(Ticket),
     /// The verdict depends on the caller's groups: read them and call again.
     NeedGroups,
+    /// What is opened depends on the caller's process: look it up and call again.
+    NeedProcess,
 }
 
 impl Outcome<Answer> {
@@ -370,6 +379,7 @@ impl Outcome<Answer> {
             }
             Outcome::Wait(ticket) => Outcome::Wait(ticket),
             Outcome::NeedGroups => Outcome::NeedGroups,
+            Outcome::NeedProcess => Outcome::NeedProcess,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod listing;
 pub mod locks;
 pub mod name;
+pub mod pins;
 pub mod policy;
 pub mod source;
 pub mod sources;

@@ -21,6 +21,19 @@ pub struct SourcePolicy {
     pub idle_timeout: Option<Duration>,
     /// What becomes of a lease that is not in use any more.
     pub on_idle: OnIdle,
+    /// For how long after its last open a process gets files of one generation; zero: what is current.
+    pub pin: Duration,
+    /// Whether it is remembered who has opened it.
+    pub readers: Readers,
+}
+
+/// Whether it is remembered which processes have opened a generation, to tell them of the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// It is not, beyond what pins need.
+    Forgotten,
+    /// It is.
+    Remembered,
 }
 
 /// When a lease is renewed.

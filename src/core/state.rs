@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::core::access::Process;
 use crate::core::bucket::Bucket;
 use crate::core::effect::{Credential, EngineHint, ReadRequest};
 use crate::core::engine::{Effects, Engine, Layout, LayoutError};
@@ -56,6 +57,13 @@ pub enum Key {
     Name(Ino),
     /// A name that has vanished.
     Vanished(Ino),
+    /// Who has opened what of a source, where that matters.
+    Visitor {
+        /// Of which source.
+        source: SourceId,
+        /// Who.
+        process: Process,
+    },
     /// The mount ends: there only then.
     Stopping,
 }

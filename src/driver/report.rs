@@ -25,6 +25,10 @@ pub(super) fn log<C: Clock>(report: &Report, service: &Service<C>, names: &Names
             let (files, path, ends_in) = (files(*source), path(*source), span(*end, now));
             tracing::info!(files, path, %lease, ends_in, "issued");
         }
+        Report::Rotated { source, readers } => {
+            let (files, path, readers) = (files(*source), path(*source), readers.len());
+            tracing::debug!(files, path, readers, "replaced");
+        }
         Report::Published { source, lease: None, end } => {
             tracing::debug!(
                 files = files(*source),

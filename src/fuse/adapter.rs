@@ -12,7 +12,7 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyXattr, Request,
 };
 
-use crate::core::access::{Caller, Groups};
+use crate::core::access::{Caller, Groups, ProcessOf};
 use crate::core::effect::{Answer, Attributes, DirectoryOpened, NodeType, Opened, Outcome};
 use crate::core::engine::{Reader, Room, XattrValue};
 use crate::core::error::FsError;
@@ -82,15 +82,23 @@ impl<C: Clock> Adapter<C> {
         Ok(Some(requests.begin(number)))
     }
 
-    /// Makes a call that needs a verdict; reads the caller's groups if the verdict depends on them.
+    /// Makes a call that needs a verdict; looks up the caller's groups and his process where the outcome depends on
+    /// them. He waits for the reply, so his thread's number is still his own.
     fn judged<T>(&self, request: &Request, call: impl Fn(&Caller) -> Outcome<T>) -> Outcome<T> {
         let mut caller = Caller::from(request);
-        match call(&caller) {
-            Outcome::NeedGroups => {
-                caller.groups = Groups::Known(sys::supplementary_groups(caller.thread));
-                call(&caller)
+        loop {
+            match call(&caller) {
+                Outcome::NeedGroups if caller.groups == Groups::Unread => {
+                    caller.groups = Groups::Known(sys::supplementary_groups(caller.thread));
+                }
+                Outcome::NeedProcess if caller.process == ProcessOf::Unread => {
+                    caller.process = match sys::process_of(caller.thread) {
+                        Some(process) => ProcessOf::Known(process),
+                        None => ProcessOf::Hidden,
+                    };
+                }
+                outcome => return outcome,
             }
-            outcome => outcome,
         }
     }
 
@@ -102,8 +110,8 @@ impl<C: Clock> Adapter<C> {
                 let (service, wiring) = (self.service.clone(), Arc::clone(&self.wiring));
                 self.service.wait(ticket, Box::new(Waiting { reply, service, wiring }));
             }
-            // The groups were read; a verdict that still asks for them is a denial.
-            Outcome::NeedGroups => reply.error(FsError::CallerDenied),
+            // All was looked up; a verdict that still asks for more is a denial.
+            Outcome::NeedGroups | Outcome::NeedProcess => reply.error(FsError::CallerDenied),
         }
     }
 }
@@ -437,7 +445,7 @@ impl<C: Clock> Adapter<C> {
 fn done<T>(outcome: Outcome<T>) -> Result<T, FsError> {
     match outcome {
         Outcome::Done(result) => result,
-        Outcome::Wait(_) | Outcome::NeedGroups => Err(FsError::CallerDenied),
+        Outcome::Wait(_) | Outcome::NeedGroups | Outcome::NeedProcess => Err(FsError::CallerDenied),
     }
 }
 

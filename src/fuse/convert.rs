@@ -2,7 +2,7 @@
 
 use fuser::{Errno, FileHandle, INodeNo, Request};
 
-use crate::core::access::{Caller, Groups};
+use crate::core::access::{Caller, Groups, ProcessOf};
 use crate::core::error::FsError;
 use crate::core::name::{HandleId, Ino};
 
@@ -61,6 +61,7 @@ impl From<&Request> for Caller {
             gid: request.gid(),
             groups: Groups::Unread,
             thread: request.pid(),
+            process: ProcessOf::Unread,
             request: request.unique().0 & !RESENT,
         }
     }

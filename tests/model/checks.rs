@@ -1,5 +1,8 @@
 //! The invariants, each as a function.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use leasefs::core::access::Rule;
 use leasefs::core::effect::{Attributes, Effect, Minting, NodeType, Outcome};
 use leasefs::core::engine::{Effects, Layout, Reader, Settlement};
@@ -12,7 +15,7 @@ use leasefs::core::time::BootTime;
 
 use crate::composer;
 use crate::vault::Vault;
-use crate::world::{Issue, TestBody, World};
+use crate::world::{Issue, TestBody, Visit, World};
 
 /// For how long a static role's password is shown that Vault is late to replace.
 pub const MOMENT: std::time::Duration = std::time::Duration::from_millis(250);
@@ -208,7 +211,8 @@ fn wakes_are_in_time(world: &World) {
 /// After a tick nothing that has ended is held any more; a wake may be a millisecond late, which is how close
 /// to each other ticks come at most.
 pub fn wiped_after_tick(world: &World) {
-    let tick = std::time::Duration::from_millis(1);
+    nothing_is_kept_for_nobody(world);
+    let tick = Duration::from_millis(1);
     for index in &world.living {
         let issue = &world.issues[*index];
         if issue.dead.is_some() || latest_end(world, issue) + tick <= world.now {
@@ -270,9 +274,91 @@ pub fn no_effect(effects: &Effects, what: &str) {
     assert!(effects.list.is_empty(), "{what}: {effects:?}");
 }
 
+/// For how long opens of a source are to match; zero if it has one file alone.
+fn pin_of(world: &World, source: SourceId) -> Duration {
+    let layout = &world.layout;
+    let names = layout.files.iter().filter(|file| file.sources.contains(source)).count();
+    let fields = layout.sources.get(source.0 as usize).is_none_or(|spec| spec.fields);
+    let several = names > 1 || fields;
+    if several { policy_of(layout, source).pin } else { Duration::ZERO }
+}
+
+/// Whether the engine may still show an answer, or must: a pin keeps it though nobody has it open.
+fn lives(world: &World, index: usize) -> bool {
+    let issue = &world.issues[index];
+    let token = world.token_ends.get(&issue.with).map_or(BootTime(0), |ends| ends.1);
+    let no_reason = issue.newer <= 1 && issue.excuse.is_none() && world.now < issue.end.1.min(token);
+    let has_room = world.layout.settings.max_memory >= 1 << 20;
+    let may = issue.dead.is_none() && world.now < latest_end(world, issue);
+    may && (world.living.contains(&index) || (no_reason && has_room))
+}
+
+/// An open gets what is current, or goes on with the round of its process: what one thread opens one after the
+/// other, each file once, is of one generation as long as that lives.
+pub fn is_what_the_process_gets(world: &World, who: u8, thread: u32, ino: Ino, issue: usize) {
+    let source = world.issues[issue].source;
+    let pin = pin_of(world, source);
+    let current = world.current.get(&source) == Some(&issue);
+    let visits = world.visits.get(&(who, source)).map_or(&[][..], Vec::as_slice);
+    let mut since = world.now;
+    let chain = visits.iter().rev().take_while(|visit| {
+        let goes_on = since < visit.at + pin;
+        since = visit.at;
+        goes_on
+    });
+    let mut chain: Vec<&Visit> = chain.collect();
+    chain.reverse();
+    if world.hidden || chain.is_empty() {
+        assert!(current, "an open got an old generation");
+        return;
+    }
+    assert!(current || chain.iter().any(|visit| visit.issue == issue), "its process has never seen it");
+    if chain.iter().any(|visit| visit.thread != thread) {
+        return;
+    }
+    let (mut round, mut generation) = (BTreeSet::new(), None);
+    for visit in &chain {
+        if round.contains(&visit.ino) || generation.is_some_and(|one| one != visit.issue) {
+            round.clear();
+        }
+        generation = Some(visit.issue);
+        round.insert(visit.ino);
+    }
+    match generation.filter(|one| lives(world, *one)) {
+        Some(_) if round.contains(&ino) => assert!(current, "a new round began with an old generation"),
+        Some(one) => assert_eq!(issue, one, "two files of a round do not match: {chain:?}"),
+        None => assert!(current, "an open got an old generation"),
+    }
+}
+
+/// What opens don't get any more is kept for those who have it open, and for as long as a pin lasts.
+fn nothing_is_kept_for_nobody(world: &World) {
+    let tick = Duration::from_millis(1);
+    for index in &world.living {
+        let source = world.issues[*index].source;
+        let is_read = world.handles.values().any(|held| !held.ended && held.issues.contains(index));
+        if is_read || world.current.get(&source) == Some(index) {
+            continue;
+        }
+        let pin = pin_of(world, source);
+        let visits = world.visits.iter().filter(|((_, of), _)| *of == source).flat_map(|(_, all)| all);
+        let last = visits.map(|visit| visit.at).max();
+        assert!(
+            last.is_some_and(|at| world.now <= at + pin + tick),
+            "nobody needs {:?}, last opened {last:?}, now {:?}",
+            world.issues[*index],
+            world.now
+        );
+    }
+}
+
 /// A size is that of the current generation, or nothing.
 pub fn no_size_is_made_up(world: &World, attributes: &Attributes) {
     if attributes.node_type == NodeType::Directory || attributes.size == 0 {
+        return;
+    }
+    // While opens of processes differ, their sizes do, and the kernel keeps none of them.
+    if attributes.ttl.is_zero() && world.visits.values().any(|visits| !visits.is_empty()) {
         return;
     }
     if let Some((file, sources)) = composed_at(world, attributes.ino) {
@@ -406,6 +492,6 @@ pub fn nothing_leaks(world: &World) {
 pub fn done<T>(outcome: Outcome<T>) -> Result<T, FsError> {
     match outcome {
         Outcome::Done(result) => result,
-        Outcome::Wait(_) | Outcome::NeedGroups => panic!("it waits"),
+        Outcome::Wait(_) | Outcome::NeedGroups | Outcome::NeedProcess => panic!("it waits"),
     }
 }

@@ -258,7 +258,12 @@ fn kept_cells_are_the_same(before: &BTreeMap<Key, Cell>, after: &BTreeMap<Key, C
             | Key::Name(_)
             | Key::Vanished(_)
             | Key::Stopping => true,
-            Key::Numbers | Key::Source(_) | Key::Identity(_) | Key::Token(_) | Key::Lease(_) => false,
+            Key::Numbers
+            | Key::Source(_)
+            | Key::Identity(_)
+            | Key::Token(_)
+            | Key::Lease(_)
+            | Key::Visitor { .. } => false,
         });
         kept.map(|(key, cell)| (key.clone(), without_forgotten(before, key, cell))).collect()
     };

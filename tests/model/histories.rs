@@ -6,7 +6,7 @@ use std::time::Duration;
 use leasefs::core::effect::Outcome;
 use leasefs::core::error::Fault;
 use leasefs::core::name::{HandleId, Ino, LeaseId};
-use leasefs::core::policy::{OnIdle, Renew, SourcePolicy};
+use leasefs::core::policy::{OnIdle, Readers, Renew, SourcePolicy};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
@@ -19,30 +19,80 @@ use crate::world::{Pace, Weather, World};
 /// One step of a history; numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
 enum Step {
-    Lookup { parent: u8, name: u8 },
-    Forget { node: u8 },
-    Getattr { who: u8, node: u8 },
-    Open { who: u8, node: u8 },
-    OpenDeclared { file: u8 },
-    Visit { who: u8, path: u8 },
-    Release { handle: u8 },
-    Opendir { who: u8, node: u8 },
-    Readdirplus { handle: u8, offset: u8, room: u8 },
-    Releasedir { handle: u8 },
-    Xattrs { who: u8, node: u8 },
-    GiveUp { ticket: u8 },
-    Refresh { files: u8 },
+    Lookup {
+        parent: u8,
+        name: u8,
+    },
+    Forget {
+        node: u8,
+    },
+    Getattr {
+        who: u8,
+        node: u8,
+    },
+    Open {
+        who: u8,
+        node: u8,
+    },
+    OpenDeclared {
+        file: u8,
+    },
+    Visit {
+        who: u8,
+        path: u8,
+    },
+    Release {
+        handle: u8,
+    },
+    Opendir {
+        who: u8,
+        node: u8,
+    },
+    Readdirplus {
+        handle: u8,
+        offset: u8,
+        room: u8,
+    },
+    Releasedir {
+        handle: u8,
+    },
+    Xattrs {
+        who: u8,
+        node: u8,
+    },
+    GiveUp {
+        ticket: u8,
+    },
+    Refresh {
+        files: u8,
+    },
     RefreshAll,
-    Revoke { files: u8 },
-    Lock { name: u8 },
-    Unlock { name: u8 },
-    Advance { span: u8, pace: Pace },
+    Revoke {
+        files: u8,
+    },
+    Lock {
+        name: u8,
+    },
+    Unlock {
+        name: u8,
+    },
+    Advance {
+        span: u8,
+        pace: Pace,
+    },
     Notify,
     Tick,
     Vault(Happening),
     Answers(bool),
     LogInAnew,
     Handover,
+    Thread(u8),
+    /// A program opens two files of one source.
+    Pair {
+        who: u8,
+        pair: u8,
+        refreshed: bool,
+    },
 }
 
 /// What happens on the other side.
@@ -114,6 +164,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Answers),
         1 => Just(LogInAnew),
         2 => Just(Handover),
+        2 => any::<u8>().prop_map(Thread),
+        6 => any::<(u8, u8, bool)>().prop_map(|(who, pair, refreshed)| Pair { who, pair, refreshed }),
     ]
 }
 
@@ -138,6 +190,8 @@ fn world(seed: u64) -> World {
         grace: [seconds(0), seconds(5), seconds(60)][policy_rng.usize(..3)],
         idle_timeout: [None, Some(seconds(0)), Some(seconds(30))][policy_rng.usize(..3)],
         on_idle: [OnIdle::Lapse, OnIdle::Lapse, OnIdle::Revoke][policy_rng.usize(..3)],
+        pin: [seconds(0), seconds(1), seconds(5), seconds(60)][policy_rng.usize(..4)],
+        readers: [Readers::Forgotten, Readers::Remembered][policy_rng.usize(..2)],
     };
     let max_memory = [150, 600, 1 << 20, 1 << 20][rng.usize(..4)];
     let lease = seconds([5, 20, 60, 600][rng.usize(..4)]);
@@ -305,8 +359,30 @@ fn perform(world: &mut World, step: &Step) {
         }
         Step::LogInAnew => world.log_in_anew(),
         Step::Handover => world.hand_over(Losses::Some),
+        Step::Thread(number) => {
+            world.thread = [1, 1, 1, 2][usize::from(*number) % 4];
+            world.hidden = *number >= 240;
+        }
+        Step::Pair { who, pair, refreshed } => {
+            let (first, second) = PAIRS[usize::from(*pair) % PAIRS.len()];
+            visit(world, *who, first);
+            if *refreshed && let Ok(ino) = world.walk(first) {
+                world.refresh(&[ino]);
+                world.advance(world.now + Duration::from_millis(60), Pace::Prompt);
+            }
+            visit(world, *who, second);
+        }
     }
 }
+
+/// Files of one source.
+const PAIRS: [(&str, &str); 5] = [
+    ("db/password", "db/dsn"),
+    ("db/dsn", "db/password"),
+    ("fields/k1", "fields/k2"),
+    ("kv/a/k1", "kv/a/k2"),
+    ("weather.json", "db/mixed"),
+];
 
 /// A program walks to a file as the kernel does, with time for the answers.
 fn visit(world: &mut World, who: u8, path: &str) {

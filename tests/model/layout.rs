@@ -7,7 +7,7 @@ use leasefs::core::access::Rule;
 use leasefs::core::effect::{EngineHint, ReadRequest};
 use leasefs::core::engine::{Layout, Settings};
 use leasefs::core::name::{FileName, IdentityId, SourceId, VaultPath};
-use leasefs::core::policy::{LeaseSettings, OnIdle, Renew, SourcePolicy};
+use leasefs::core::policy::{LeaseSettings, OnIdle, Readers, Renew, SourcePolicy};
 use leasefs::core::source::SourceSpec;
 use leasefs::core::sources::Sources;
 use leasefs::core::time::{BootTime, UnixTime};
@@ -42,6 +42,9 @@ pub const DEFAULT: SourcePolicy = SourcePolicy {
     grace: S.saturating_mul(60),
     idle_timeout: None,
     on_idle: OnIdle::Lapse,
+    // Stories are about what is current, unless they say otherwise.
+    pin: Duration::ZERO,
+    readers: Readers::Forgotten,
 };
 
 fn read(path: &str, engine: EngineHint) -> ReadRequest {

@@ -43,6 +43,7 @@ mod driver;
 mod handover;
 mod histories;
 mod layout;
+mod pinned;
 mod reconfigured;
 mod regressions;
 mod scenarios;

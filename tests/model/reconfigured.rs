@@ -79,7 +79,7 @@ impl Before {
                 self.world.pass(20 * MS);
                 self.world.answers[&ticket].clone()
             }
-            Outcome::NeedGroups => panic!("root needs no groups"),
+            Outcome::NeedGroups | Outcome::NeedProcess => panic!("root needs no groups"),
         };
         match answer? {
             Answer::Opened(opened) => read(&self.world, opened.handle),

@@ -51,7 +51,7 @@ pub fn try_open_ino(world: &mut World, ino: Ino) -> Result<HandleId, FsError> {
                 Err(error) => Err(error),
             }
         }
-        Outcome::NeedGroups => panic!("the owner needs no groups"),
+        Outcome::NeedGroups | Outcome::NeedProcess => panic!("the owner needs no groups"),
     }
 }
 

@@ -501,7 +501,7 @@ fn open_now(world: &mut World, name: &str) -> Result<Result<Answer, FsError>, ()
     let file = ino(world, name);
     match world.open(0, file) {
         Outcome::Done(result) => Ok(result.map(Answer::Opened)),
-        Outcome::Wait(_) | Outcome::NeedGroups => Err(()),
+        Outcome::Wait(_) | Outcome::NeedGroups | Outcome::NeedProcess => Err(()),
     }
 }
 

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use leasefs::core::access::{Caller, Groups, Mode, Rule};
+use leasefs::core::access::{Caller, Groups, Mode, Process, ProcessOf, Rule};
 use leasefs::core::effect::{
     Answer, Attributes, Credential, Effect, EngineHint, NodeType, Opened, Outcome, Report,
 };
-use leasefs::core::engine::{Engine, Layout, Reader, Room, Settlement};
+use leasefs::core::engine::{Effects, Engine, Layout, Reader, Room, Settlement};
 use leasefs::core::error::FsError;
 use leasefs::core::generation::{Body, Piece};
 use leasefs::core::locks::Lock;
@@ -148,7 +148,7 @@ pub fn caller(who: u8, groups_read: bool, request: u64) -> Caller {
         _ => (0, 0, vec![]),
     };
     let groups = if groups_read { Groups::Known(groups) } else { Groups::Unread };
-    Caller { uid, gid, groups, thread: 1, request }
+    Caller { uid, gid, groups, thread: 1, process: ProcessOf::Unread, request }
 }
 
 /// The verdict, once more and naively.
@@ -189,8 +189,23 @@ pub struct Waiter {
     pub since: BootTime,
     /// Who.
     pub who: u8,
+    /// In which thread.
+    pub thread: u32,
     /// The kernel's number of the request; none for an operator's.
     pub request: u64,
+}
+
+/// An open that succeeded, of one source.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit {
+    /// When.
+    pub at: BootTime,
+    /// In which thread.
+    pub thread: u32,
+    /// Of which file.
+    pub ino: Ino,
+    /// What it got.
+    pub issue: usize,
 }
 
 /// How requests fare.
@@ -255,6 +270,12 @@ pub struct World {
     pub calls: u64,
     /// The kernel's number of the last request.
     pub requests: u64,
+    /// In which thread programs open files now.
+    pub thread: u32,
+    /// Processes can't be seen in `/proc`.
+    pub hidden: bool,
+    /// What each process has opened of each source.
+    pub visits: BTreeMap<(u8, SourceId), Vec<Visit>>,
     /// Callers that wait.
     pub waiting: BTreeMap<Ticket, Waiter>,
     /// What callers were told.
@@ -333,6 +354,9 @@ impl World {
             compared_every: 1,
             calls: 0,
             requests: 0,
+            thread: 1,
+            hidden: false,
+            visits: BTreeMap::new(),
             waiting: BTreeMap::new(),
             answers: BTreeMap::new(),
             kernel: BTreeMap::from([(Ino::ROOT, root)]),
@@ -418,13 +442,14 @@ impl World {
 
     pub fn getattr_as(&mut self, who: u8, ino: Ino, request: u64) -> Outcome<Attributes> {
         let at = self.at();
-        let (mut outcome, mut fx) = self.engine.getattr(at, &caller(who, false, request), ino);
-        checks::looking_never_mints(self, &fx.list);
-        if outcome == Outcome::NeedGroups {
-            checks::no_effect(&fx, "a verdict that needs the groups");
-            (outcome, fx) = self.engine.getattr(at, &caller(who, true, request), ino);
+        let mut asks = Caller { thread: self.thread, ..caller(who, false, request) };
+        let (outcome, fx) = loop {
+            let (outcome, fx) = self.engine.getattr(at, &asks, ino);
             checks::looking_never_mints(self, &fx.list);
-        }
+            if !self.tells_more(who, &outcome, &fx, &mut asks) {
+                break (outcome, fx);
+            }
+        };
         self.say(|| format!("getattr {ino:?} by {who} -> {outcome:?}"));
         match &outcome {
             Outcome::Done(Ok(attributes)) => {
@@ -436,7 +461,7 @@ impl World {
             }
             Outcome::Wait(ticket) => self.wait(*ticket, ino, Asked::Attributes, who, request),
             Outcome::Done(Err(_)) => {}
-            Outcome::NeedGroups => panic!("the groups were given"),
+            Outcome::NeedGroups | Outcome::NeedProcess => panic!("all was told"),
         }
         self.take(fx);
         outcome
@@ -450,11 +475,13 @@ impl World {
 
     pub fn open_as(&mut self, who: u8, ino: Ino, request: u64) -> Outcome<Opened> {
         let at = self.at();
-        let (mut outcome, mut fx) = self.engine.open(at, &caller(who, false, request), ino);
-        if outcome == Outcome::NeedGroups {
-            checks::no_effect(&fx, "a verdict that needs the groups");
-            (outcome, fx) = self.engine.open(at, &caller(who, true, request), ino);
-        }
+        let mut asks = Caller { thread: self.thread, ..caller(who, false, request) };
+        let (outcome, fx) = loop {
+            let (outcome, fx) = self.engine.open(at, &asks, ino);
+            if !self.tells_more(who, &outcome, &fx, &mut asks) {
+                break (outcome, fx);
+            }
+        };
         self.say(|| format!("open {ino:?} by {who} -> {outcome:?}"));
         let rule = checks::rule_of(self, ino);
         if rule.is_some_and(|rule| !allowed(who, rule)) {
@@ -468,10 +495,10 @@ impl World {
             checks::no_effect(&fx, "open of a locked file");
         }
         match &outcome {
-            Outcome::Done(Ok(opened)) => self.opened(*opened, who, request),
+            Outcome::Done(Ok(opened)) => self.opened(*opened, who, self.thread, request),
             Outcome::Wait(ticket) => self.wait(*ticket, ino, Asked::Open, who, request),
             Outcome::Done(Err(_)) => {}
-            Outcome::NeedGroups => panic!("the groups were given"),
+            Outcome::NeedGroups | Outcome::NeedProcess => panic!("all was told"),
         }
         self.take(fx);
         outcome
@@ -510,7 +537,7 @@ impl World {
                 self.wait(ticket, ino, Asked::Directory, who, request);
                 Outcome::Wait(ticket)
             }
-            Outcome::NeedGroups => panic!("the groups were given"),
+            Outcome::NeedGroups | Outcome::NeedProcess => panic!("all was told"),
         };
         self.take(fx);
         outcome
@@ -643,6 +670,20 @@ impl World {
         settlement
     }
 
+    /// Tells the engine more of a caller, if it wants to know more. It must have done nothing yet.
+    fn tells_more<O>(&self, who: u8, outcome: &Outcome<O>, fx: &Effects, asks: &mut Caller) -> bool {
+        match outcome {
+            Outcome::NeedGroups => asks.groups = caller(who, true, 0).groups,
+            Outcome::NeedProcess if self.hidden => asks.process = ProcessOf::Hidden,
+            Outcome::NeedProcess => {
+                asks.process = ProcessOf::Known(Process { number: u32::from(who) + 100, start: 7 });
+            }
+            Outcome::Done(_) | Outcome::Wait(_) => return false,
+        }
+        checks::no_effect(fx, "an outcome that depends on the caller");
+        true
+    }
+
     // ---- time ----
 
     /// Time passes for the engine; it must come to rest.
@@ -731,7 +772,9 @@ impl World {
 
     pub fn wait(&mut self, ticket: Ticket, ino: Ino, asked: Asked, who: u8, request: u64) {
         assert!(!self.answers.contains_key(&ticket), "{ticket:?} is used twice");
-        let before = self.waiting.insert(ticket, Waiter { ino, asked, since: self.now, who, request });
+        let before = self
+            .waiting
+            .insert(ticket, Waiter { ino, asked, since: self.now, who, thread: self.thread, request });
         assert!(before.is_none(), "{ticket:?} is used twice");
     }
 
@@ -741,7 +784,7 @@ impl World {
         match (&answer, waiter.asked) {
             (Ok(Answer::Opened(opened)), Asked::Open) => {
                 assert_eq!(opened.ino, waiter.ino);
-                self.opened(*opened, waiter.who, waiter.request);
+                self.opened(*opened, waiter.who, waiter.thread, waiter.request);
             }
             (Ok(Answer::Attributes(attributes)), Asked::Attributes) => {
                 assert_eq!(attributes.ino, waiter.ino);
@@ -756,7 +799,7 @@ impl World {
         self.answers.insert(ticket, answer);
     }
 
-    pub fn opened(&mut self, opened: Opened, who: u8, request: u64) {
+    pub fn opened(&mut self, opened: Opened, who: u8, thread: u32, request: u64) {
         let read = self.engine.read(self.now, opened.handle, Reader::Handle);
         let body = read.unwrap_or_else(|error| panic!("{opened:?} was dead when it was opened: {error}"));
         let (ino, path, piece, issues) =
@@ -767,8 +810,9 @@ impl World {
             return;
         }
         for issue in &body.issues {
-            let source = self.issues[*issue].source;
-            assert_eq!(self.current.get(&source), Some(issue), "an open got an old generation");
+            checks::is_what_the_process_gets(self, who, thread, ino, *issue);
+            let visit = Visit { at: self.now, thread, ino, issue: *issue };
+            self.visits.entry((who, self.issues[*issue].source)).or_default().push(visit);
         }
         if opened.forget_attributes
             && let Some(node) = self.kernel.get_mut(&opened.ino)

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leasefs::config::{self, Environment};
-use leasefs::core::access::{Caller, Groups};
+use leasefs::core::access::{Caller, Groups, ProcessOf};
 use leasefs::core::effect::{Answer, Outcome};
 use leasefs::core::engine::{Engine, Reader, State};
 use leasefs::core::error::FsError;
@@ -133,7 +133,7 @@ impl<V: Vault + Clone> World<V> {
                 Answer::Opened(opened) => Ok(opened.handle),
                 other => panic!("not an answer to open: {other:?}"),
             },
-            Outcome::NeedGroups => panic!("root needs no groups"),
+            Outcome::NeedGroups | Outcome::NeedProcess => panic!("root needs no groups"),
         }
     }
 
@@ -146,7 +146,7 @@ impl<V: Vault + Clone> World<V> {
                 Answer::Attributes(attributes) => Ok(attributes.size),
                 other => panic!("not an answer to stat: {other:?}"),
             },
-            Outcome::NeedGroups => panic!("root needs no groups"),
+            Outcome::NeedGroups | Outcome::NeedProcess => panic!("root needs no groups"),
         }
     }
 
@@ -231,7 +231,7 @@ impl<V: Vault + Clone> World<V> {
 }
 
 fn root() -> Caller {
-    Caller { uid: 0, gid: 0, groups: Groups::Unread, thread: 1, request: 0 }
+    Caller { uid: 0, gid: 0, groups: Groups::Unread, thread: 1, process: ProcessOf::Hidden, request: 0 }
 }
 
 /// Lets `span` pass, with everything that is due in it.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::core::access::Rule;
+use crate::core::access::{Opener, Rule};
 use crate::core::compose::Composition;
 use crate::core::effect::{Effect, Report};
 use crate::core::engine::{Effects, Engine};
@@ -85,7 +85,13 @@ impl<B: Body> Engine<B> {
 
     /// What opens of a file get now; `None` if one of its sources has nothing that lives.
     pub(super) fn showing(&self, now: BootTime, view: &View) -> Option<Showing<'_, B>> {
-        let parts = view.sources.iter().map(|id| Some((id, self.live(now, id)?)));
+        self.showing_to(now, view, Opener::NOBODY)
+    }
+
+    /// As [`Engine::showing`], for a process that may not have ended its round.
+    pub(super) fn showing_to(&self, now: BootTime, view: &View, by: Opener) -> Option<Showing<'_, B>> {
+        let shown = |id| self.live(now, id).map(|current| self.kept_for(now, id, by).unwrap_or(current));
+        let parts = view.sources.iter().map(|id| Some((id, shown(id)?)));
         let mut showing = Showing { parts: parts.collect::<Option<Vec<_>>>()?, body: None };
         showing.body = match view.composed() {
             Some(file) => self.composed.find(file, &showing.ids()).map(Composition::as_ref),

@@ -348,7 +348,7 @@ impl<B: Body> Engine<B> {
             match self.xattr(now, caller, ino, name) {
                 Outcome::Done(Ok(_)) => names.push(name.to_owned()),
                 Outcome::NeedGroups => return Outcome::NeedGroups,
-                Outcome::Done(Err(_)) | Outcome::Wait(_) => {}
+                Outcome::Done(Err(_)) | Outcome::Wait(_) | Outcome::NeedProcess => {}
             }
         }
         Outcome::Done(Ok(names))

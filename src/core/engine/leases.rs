@@ -83,6 +83,7 @@ impl<B: Body> Engine<B> {
             .chain(look_ups)
             .chain(self.stale_answer_time(now, id))
             .chain(giving_up_time(source))
+            .chain(self.unpin_time(id))
             .min()
     }
 
@@ -131,6 +132,7 @@ impl<B: Body> Engine<B> {
         for (which, why) in over {
             self.end_generation(at, id, which, why, fx);
         }
+        self.end_unread(at, id, fx);
         self.answer_with_stale(at, id, fx);
         let Some(source) = self.sources.get(&id) else { return };
         if let Some(current) = &source.current

@@ -124,7 +124,7 @@ impl<B: Body> Engine<B> {
         let result = match (&self.tree.slot(ino)?.node, operation) {
             (Node::File(_) | Node::Field(_), Operation::OpenDirectory { .. }) => return None,
             (Node::Directory, _) => return None,
-            (_, Operation::Attributes) => self.attributes(at.now, ino).map(Answer::Attributes),
+            (_, Operation::Attributes { .. }) => self.attributes(at.now, ino).map(Answer::Attributes),
             (Node::File(_) | Node::Field(_), Operation::Open { .. } | Operation::Refresh) => {
                 Err(FsError::Locked)
             }

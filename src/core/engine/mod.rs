@@ -9,7 +9,7 @@
 //!
 //! The parts: `operations` (what the kernel asks), `waiting` (callers that wait), `fetching` (reads),
 //! `publishing` (what becomes of an answer), `late` (what is done while Vault is slow or silent), `leases`, `tokens`, `directories` (trees), `lists` (what Vault lists), `control` (what an operator asks),
-//! `composing` (files of several sources), `locking` (what an operator forbids), `explain` (everything about a name), `readiness` (what is waited
+//! `composing` (files of several sources), `pinning` (who has opened what), `locking` (what an operator forbids), `explain` (everything about a name), `readiness` (what is waited
 //! for), `reasons` (what a directory says of its names), `sealing` (the state is written out) and
 //! `restoring` (a successor reads it back).
 
@@ -24,6 +24,7 @@ mod leases;
 mod lists;
 mod locking;
 mod operations;
+mod pinning;
 mod publishing;
 mod readiness;
 mod reasons;
@@ -37,7 +38,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::access::Rule;
+use crate::core::access::{Process, Rule};
 use crate::core::compose::{Compose, Composed};
 use crate::core::effect::{Credential, Effect, End, ReadRequest, Report};
 use crate::core::generation::{Body, Generation, Validity};
@@ -47,6 +48,7 @@ use crate::core::locks::Locks;
 use crate::core::name::{
     FileId, FileName, GenerationId, IdentityId, Ino, LeaseId, RequestId, SourceId, Ticket, TokenId,
 };
+use crate::core::pins::Visitor;
 use crate::core::policy::{LONGEST_MARGIN, LeaseSettings};
 use crate::core::source::{Source, SourceSpec};
 use crate::core::state::LayoutCell;
@@ -151,6 +153,11 @@ pub struct Engine<B> {
     handles: Handles<B>,
     composer: Arc<dyn Compose<B>>,
     composed: Composed<B>,
+    /// Who has opened what, where that matters.
+    visitors: Tracked<(SourceId, Process), Visitor>,
+    /// When pins may be over; a pin that was made longer has a later one, too.
+    pin_ends: pinning::Ends,
+    openers_are_hidden: bool,
     lists: BTreeMap<Ino, List>,
     waiting: BTreeMap<Ticket, Waiting>,
     retiring: Tracked<LeaseId, Retiring>,
@@ -239,6 +246,9 @@ impl<B: Body> Engine<B> {
             handles: Handles::new(),
             composer,
             composed: Composed::new(),
+            visitors: Tracked::new(),
+            pin_ends: pinning::Ends::new(),
+            openers_are_hidden: false,
             lists: BTreeMap::new(),
             waiting: BTreeMap::new(),
             retiring: Tracked::new(),
@@ -387,6 +397,7 @@ impl<B: Body> Engine<B> {
         }
         let lapsed = if why == End::Lapsed { Lapsed::Yes } else { Lapsed::No };
         self.end_composed(at, &generation, lapsed, fx);
+        self.forget_readers(at.now, id, which);
         if is_current {
             let vanishes = match why {
                 End::Replaced | End::Locked | End::Evicted | End::Stopped => false,

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::core::access::{Caller, Verdict, may_read};
+use crate::core::access::{Caller, Opener, Verdict, may_read};
 use crate::core::effect::{Answer, Attributes, DirectoryOpened, End, Entry, NodeType, Opened, Outcome};
 use crate::core::engine::composing::View;
 use crate::core::engine::waiting::Operation;
@@ -62,6 +62,9 @@ impl<B: Body> Engine<B> {
         self.run(at, |engine, fx| {
             // Not by way of the attributes: those count as told to the kernel.
             let rule = match engine.file_of(ino) {
+                Some(view) if engine.wants_process_to_look(at.now, caller, &view) => {
+                    return Outcome::NeedProcess;
+                }
                 Some(view) => view.rule,
                 None => match engine.directory_attributes(at.now, ino) {
                     Ok(attributes) => attributes.rule,
@@ -71,12 +74,12 @@ impl<B: Body> Engine<B> {
             match may_read(caller, &rule) {
                 Verdict::NeedGroups => Outcome::NeedGroups,
                 Verdict::Deny => Outcome::Done(engine.attributes(at.now, ino)),
-                Verdict::Allow => {
-                    engine.begin(at, ino, Operation::Attributes, fx).narrow(|answer| match answer {
+                Verdict::Allow => engine
+                    .begin(at, ino, Operation::Attributes { by: caller.opener() }, fx)
+                    .narrow(|answer| match answer {
                         Answer::Attributes(attributes) => Some(attributes),
                         _ => None,
-                    })
-                }
+                    }),
             }
         })
     }
@@ -84,21 +87,23 @@ impl<B: Body> Engine<B> {
     /// OPEN for reading.
     pub fn open(&mut self, at: Moment, caller: &Caller, ino: Ino) -> (Outcome<Opened>, Effects) {
         self.run(at, |engine, fx| {
-            let Some(View { rule, .. }) = engine.file_of(ino) else {
+            let Some(view) = engine.file_of(ino) else {
                 engine.close_unknown(at, caller.request, fx);
                 let is_there = engine.tree.slot(ino).is_some();
                 let error = if is_there { FsError::IsADirectory } else { FsError::NumberUnknown };
                 return Outcome::Done(Err(error));
             };
-            let verdict = may_read(caller, &rule);
+            let verdict = may_read(caller, &view.rule);
             if verdict != Verdict::NeedGroups {
                 engine.close_unknown(at, caller.request, fx);
             }
             match verdict {
                 Verdict::NeedGroups => Outcome::NeedGroups,
                 Verdict::Deny => Outcome::Done(Err(FsError::CallerDenied)),
+                Verdict::Allow if engine.wants_process(caller, &view) => Outcome::NeedProcess,
                 Verdict::Allow => {
-                    let operation = Operation::Open { request: caller.request };
+                    engine.note_hidden(&view, caller.opener());
+                    let operation = Operation::Open { request: caller.request, by: caller.opener() };
                     engine.begin(at, ino, operation, fx).narrow(|answer| match answer {
                         Answer::Opened(opened) => Some(opened),
                         _ => None,
@@ -108,16 +113,17 @@ impl<B: Body> Engine<B> {
         })
     }
 
-    /// Opens the current generations for a caller who may read the file.
+    /// Opens the current generations for a caller who may read the file, or those that its process has pinned.
     pub(super) fn open_file(
         &mut self,
         at: Moment,
         ino: Ino,
         view: View,
-        request: u64,
+        (request, by): (u64, Opener),
         fx: &mut Effects,
     ) -> Result<Opened, FsError> {
-        let parts = self.showing(at.now, &view).ok_or(FsError::Unusable)?.named();
+        let choices = self.choose(at.now, ino, &view, by).ok_or(FsError::Unusable)?;
+        let parts: Vec<_> = choices.iter().map(|choice| (choice.source, choice.generation)).collect();
         let body = self.compose(at, &view, &parts, fx)?;
         let size = body.size();
         let told = self.tree.slot(ino).and_then(|slot| slot.told);
@@ -139,6 +145,9 @@ impl<B: Body> Engine<B> {
                 }
             }
             self.touch_source(id);
+        }
+        for choice in choices {
+            self.note_visit(at.now, choice, by);
         }
         Ok(Opened { handle, ino, forget_attributes })
     }
@@ -188,10 +197,10 @@ impl<B: Body> Engine<B> {
         }
     }
 
-    /// What a newer generation has replaced goes with its last handle.
+    /// What a newer generation has replaced goes with its last handle, and its last pin.
     pub(super) fn end_unread(&mut self, at: Moment, id: SourceId, fx: &mut Effects) {
         let previous = self.sources.get(&id).and_then(|source| source.previous.as_ref());
-        if let Some(which) = previous.filter(|one| one.handles.is_empty()).map(|one| one.id) {
+        if let Some(which) = previous.filter(|one| !self.is_kept(at.now, id, one)).map(|one| one.id) {
             self.end_generation(at, id, which, End::Replaced, fx);
         }
     }
@@ -323,7 +332,7 @@ impl<B: Body> Engine<B> {
             Some(Node::File(_) | Node::Field(_)) => {
                 // An unresolved file has a size of 0 here; only `getattr` has its errors.
                 let view = self.file_of(ino).ok_or(FsError::NoSuchName)?;
-                Ok(self.known_attributes(now, ino, &view))
+                Ok(self.known_attributes(now, ino, &view, Opener::NOBODY))
             }
             Some(Node::Directory | Node::FieldDirectory(_) | Node::TreeDirectory(_)) => {
                 self.directory_attributes(now, ino)
@@ -339,24 +348,28 @@ impl<B: Body> Engine<B> {
         &mut self,
         at: Moment,
         ino: Ino,
+        by: Opener,
         fx: &mut Effects,
     ) -> Result<Attributes, FsError> {
         let view = self.file_of(ino).ok_or(FsError::NumberUnknown)?;
         if self.lock_of(ino).is_none()
-            && let Some(parts) = self.showing(at.now, &view).map(|showing| showing.named())
+            && let Some(parts) = self.showing_to(at.now, &view, by).map(|showing| showing.named())
         {
             self.compose(at, &view, &parts, fx)?;
         }
-        Ok(self.known_attributes(at.now, ino, &view))
+        Ok(self.known_attributes(at.now, ino, &view, by))
     }
 
-    fn known_attributes(&mut self, now: BootTime, ino: Ino, view: &View) -> Attributes {
-        let showing = self.showing(now, view).filter(|_| self.lock_of(ino).is_none());
+    fn known_attributes(&mut self, now: BootTime, ino: Ino, view: &View, by: Opener) -> Attributes {
+        let showing = self.showing_to(now, view, by).filter(|_| self.lock_of(ino).is_none());
         let shown = showing.as_ref().and_then(|showing| {
             // Past its max-age the next stat asks Vault again.
             Some((showing.bytes()?.size(), showing.issued()?, self.fresh_until(showing)))
         });
+        // The kernel keeps one size for all, and each process is to see its own.
+        let split = view.sources.iter().any(|id| self.is_split(now, id));
         let (size, mtime, ttl) = match shown {
+            Some((size, issued, _)) if split => (size, issued, std::time::Duration::ZERO),
             Some((size, issued, until)) => (size, issued, until.since(now).min(LONG)),
             // Nothing but an open can change it, and that makes the kernel forget the size first.
             None if self.takes_an_open(now, &view.sources) => (0, self.settings.mounted, LONG),

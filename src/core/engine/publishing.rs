@@ -136,12 +136,16 @@ impl<B: Body> Engine<B> {
     /// A new generation for all files of the source, in one step.
     fn publish(&mut self, at: Moment, id: SourceId, generation: Generation<B>, fx: &mut Effects) {
         let Some(source) = self.sources.get(&id) else { return };
+        let rotated = source.current.as_ref().map(|one| one.id);
+        if let Some(replaced) = rotated {
+            self.report_rotation(id, replaced, fx);
+        }
         let shown: Vec<Ino> =
             source.nodes.iter().copied().filter(|ino| !self.vanished.contains_key(ino)).collect();
         // What nobody has open goes; of two that are open, the older one.
         let older = source.previous.as_ref().map(|one| one.id);
         let replaced = source.current.as_ref();
-        match replaced.map(|one| (one.id, self.is_over(at.now, one), one.handles.is_empty())) {
+        match replaced.map(|one| (one.id, self.is_over(at.now, one), !self.is_kept(at.now, id, one))) {
             Some((which, Some(over), _)) => self.end_generation(at, id, which, over, fx),
             Some((which, None, true)) => self.end_generation(at, id, which, End::Replaced, fx),
             Some((_, None, false)) => {
@@ -201,7 +205,9 @@ impl<B: Body> Engine<B> {
         let Some(source) = self.sources.get(&id) else { return false };
         // As `publish` chooses it.
         let goes = match &source.current {
-            Some(current) if current.handles.is_empty() || self.is_over(at.now, current).is_some() => {
+            Some(current)
+                if !self.is_kept(at.now, id, current) || self.is_over(at.now, current).is_some() =>
+            {
                 current.bytes
             }
             Some(_) => source.previous.as_ref().map_or(0, |one| one.bytes),
@@ -220,6 +226,9 @@ impl<B: Body> Engine<B> {
         if self.memory + bytes > self.settings.max_memory {
             self.drop_old_lists(at.now);
             self.drop_unopened();
+        }
+        if self.memory + bytes > self.settings.max_memory {
+            self.drop_pinned(at, fx);
         }
         while self.memory + bytes > self.settings.max_memory {
             let oldest = self

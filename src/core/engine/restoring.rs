@@ -63,6 +63,7 @@ impl<B: Body> Engine<B> {
             engine.restore_leases(at, &mut cells, &known, &mut forsaken);
             engine.restore_names(&mut cells, &known);
             engine.restore_handles(at, &mut cells, &known, fx);
+            engine.restore_visitors(std::mem::take(&mut cells.visitors), &known.sources);
             engine.settle_restored(at, fx);
             engine.forget_in_kernel(&cells, fx);
             Ok::<_, RestoreError>((tokens, forsaken))

@@ -116,6 +116,10 @@ impl<B: Body> Engine<B> {
         for ino in self.tree.take_changes() {
             write(&Key::Name(ino), self.tree.slot(ino).and_then(name_cell).map(Content::Plain));
         }
+        for key in self.visitors.take_changes() {
+            let content = self.visitors.get(&key).map(|one| Content::Plain(json(one)));
+            write(&Key::Visitor { source: key.0, process: key.1 }, content);
+        }
         for ino in self.vanished.take_changes() {
             let content = self.vanished.contains_key(&ino).then(|| Content::Plain(json(&())));
             write(&Key::Vanished(ino), content);
@@ -152,6 +156,9 @@ impl<B: Body> Engine<B> {
                 write(&Key::Name(ino), Content::Plain(cell));
             }
         }
+        for ((source, process), visitor) in self.visitors.iter() {
+            write(&Key::Visitor { source: *source, process: *process }, Content::Plain(json(visitor)));
+        }
         for ino in self.vanished.keys() {
             write(&Key::Vanished(*ino), Content::Plain(json(&())));
         }
@@ -166,6 +173,7 @@ impl<B: Body> Engine<B> {
         self.handles.follow();
         self.tree.follow();
         self.vanished.follow();
+        self.visitors.follow();
     }
 
     /// The bytes of generations that are new, and which are gone.

@@ -1,5 +1,6 @@
 //! Callers that wait for Vault: each has a ticket and is answered once.
 
+use crate::core::access::Opener;
 use crate::core::effect::{Answer, Effect, Minting, Outcome};
 use crate::core::engine::composing::View;
 use crate::core::engine::{Effects, Engine};
@@ -18,9 +19,14 @@ pub(super) enum Operation {
     Open {
         /// The kernel's number of it.
         request: u64,
+        /// Who opens it.
+        by: Opener,
     },
     /// GETATTR of a file or directory.
-    Attributes,
+    Attributes {
+        /// Who looks.
+        by: Opener,
+    },
     /// OPENDIR.
     OpenDirectory {
         /// The kernel's number of it.
@@ -153,7 +159,7 @@ impl<B: Body> Engine<B> {
             }
             (Node::File(_) | Node::Field(_), _) => self.attempt_file(at, ino, operation, start, fx),
             (_, Operation::Open { .. } | Operation::Refresh) => Attempt::Done(Err(FsError::IsADirectory)),
-            (_, Operation::Attributes | Operation::OpenDirectory { .. }) => {
+            (_, Operation::Attributes { .. } | Operation::OpenDirectory { .. }) => {
                 self.attempt_directory(at, ino, operation, start, fx)
             }
         }
@@ -172,7 +178,7 @@ impl<B: Body> Engine<B> {
         };
         let minting = match operation {
             Operation::Open { .. } | Operation::Refresh => Minting::Allowed,
-            Operation::Attributes | Operation::OpenDirectory { .. } => Minting::Forbidden,
+            Operation::Attributes { .. } | Operation::OpenDirectory { .. } => Minting::Forbidden,
         };
         if operation == Operation::Refresh {
             // What may still be shown is no answer to it.
@@ -188,10 +194,13 @@ impl<B: Body> Engine<B> {
             Ok(sources) if !sources.is_empty() => Attempt::Pending(On { sources, list: None }),
             Err(error) if operation != Operation::Refresh => Attempt::Done(Err(error)),
             Ok(_) | Err(_) => Attempt::Done(match operation {
-                Operation::Open { request } => self.open_file(at, ino, view, request, fx).map(Answer::Opened),
+                Operation::Open { request, by } => {
+                    self.open_file(at, ino, view, (request, by), fx).map(Answer::Opened)
+                }
                 Operation::Refresh => self.refreshed(at, &view, demand.err(), fx),
-                Operation::Attributes | Operation::OpenDirectory { .. } => {
-                    self.file_attributes(at, ino, fx).map(Answer::Attributes)
+                Operation::Attributes { by } => self.file_attributes(at, ino, by, fx).map(Answer::Attributes),
+                Operation::OpenDirectory { .. } => {
+                    self.file_attributes(at, ino, Opener::NOBODY, fx).map(Answer::Attributes)
                 }
             }),
         }
@@ -236,7 +245,7 @@ impl<B: Body> Engine<B> {
                 Operation::OpenDirectory { request } => {
                     self.open_directory(at.now, ino, request).map(Answer::DirectoryOpened)
                 }
-                Operation::Open { .. } | Operation::Attributes | Operation::Refresh => {
+                Operation::Open { .. } | Operation::Attributes { .. } | Operation::Refresh => {
                     self.directory_attributes(at.now, ino).map(Answer::Attributes)
                 }
             }),
@@ -306,15 +315,15 @@ impl<B: Body> Engine<B> {
             let gone = engine.vanished.contains_key(&ino);
             let stale = engine.file_of(ino).filter(|view| !gone && engine.showing(at.now, view).is_some());
             let answer = match (operation, stale) {
-                (Operation::Open { request }, Some(view)) => {
-                    engine.open_file(at, ino, view, request, fx).map(Answer::Opened)
+                (Operation::Open { request, by }, Some(view)) => {
+                    engine.open_file(at, ino, view, (request, by), fx).map(Answer::Opened)
                 }
-                (Operation::Attributes, Some(_)) => {
-                    engine.file_attributes(at, ino, fx).map(Answer::Attributes)
+                (Operation::Attributes { by }, Some(_)) => {
+                    engine.file_attributes(at, ino, by, fx).map(Answer::Attributes)
                 }
                 (
                     Operation::Open { .. }
-                    | Operation::Attributes
+                    | Operation::Attributes { .. }
                     | Operation::OpenDirectory { .. }
                     | Operation::Refresh,
                     _,

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::core::access::Process;
 use crate::core::engine::leases::Retiring;
 use crate::core::name::{FileId, GenerationId, HandleId, IdentityId, Ino, LeaseId, SourceId, TreeId};
+use crate::core::pins::Visitor;
 use crate::core::state::{
     IdentityCell, Key, LayoutCell, NameCell, NumbersCell, OpenDirectoryCell, OpenFileCell, PieceCell,
     RestoreError, SourceCell, Stored, read,
@@ -26,6 +28,7 @@ pub(super) struct Cells<B> {
     pub(super) directories: BTreeMap<HandleId, OpenDirectoryCell<'static>>,
     pub(super) names: BTreeMap<Ino, NameCell<'static>>,
     pub(super) vanished: BTreeSet<Ino>,
+    pub(super) visitors: BTreeMap<(SourceId, Process), Visitor>,
     pub(super) stopping: bool,
 }
 
@@ -41,6 +44,7 @@ impl<B> Cells<B> {
         let (mut identities, mut leases) = (BTreeMap::new(), BTreeMap::new());
         let (mut files, mut directories) = (BTreeMap::new(), BTreeMap::new());
         let (mut names, mut vanished) = (BTreeMap::new(), BTreeSet::new());
+        let mut visitors = BTreeMap::new();
         let mut stopping = false;
         for (key, stored) in cells {
             let text = match (&key, stored) {
@@ -65,6 +69,9 @@ impl<B> Cells<B> {
                 Key::File(id) => drop(files.insert(*id, read(&key, &text)?)),
                 Key::Directory(id) => drop(directories.insert(*id, read(&key, &text)?)),
                 Key::Name(ino) => drop(names.insert(*ino, read(&key, &text)?)),
+                Key::Visitor { source, process } => {
+                    drop(visitors.insert((*source, *process), read(&key, &text)?));
+                }
                 Key::Vanished(ino) => {
                     vanished.insert(*ino);
                 }
@@ -88,6 +95,7 @@ impl<B> Cells<B> {
             directories,
             names,
             vanished,
+            visitors,
             stopping,
         })
     }
