@@ -228,6 +228,7 @@ fn every_word_of_a_file_is_understood_and_defaults_fill_the_rest() {
         secret = "database/creds/${TEAM}#password"
         renew = "always"
         idle-timeout = "10m"
+        pin = "0s"
         engine = "other"
         [file."db/all"]
         secret = "pki/issue/x"
@@ -262,6 +263,7 @@ fn every_word_of_a_file_is_understood_and_defaults_fill_the_rest() {
     assert_eq!(password.request.engine, EngineHint::Other);
     assert_eq!((password.policy.renew, spans(&password.policy)), (Renew::Always, (300, 5400)));
     assert_eq!(password.policy.idle_timeout, Some(Duration::from_secs(600)));
+    assert_eq!((password.policy.pin, pinned.policy.pin), (Duration::ZERO, Duration::from_secs(5)));
     let params = all.request.params.clone().unwrap();
     assert_eq!((params["cn"].as_str(), params["ttl"].as_str()), ("\"x\"", "60"));
     assert_eq!((all.policy.renew, spans(&all.policy)), (Renew::InUse, (0, 5400)));

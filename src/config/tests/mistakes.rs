@@ -371,6 +371,7 @@ fn files_of_one_secret_must_agree_on_how_it_is_kept() {
         ("grace = '2m'", "grace"),
         ("renew = 'never'", "renew"),
         ("idle-timeout = '2m'", "idle-timeout"),
+        ("pin = '0s'", "pin"),
         ("engine = 'other'", "engine"),
     ] {
         let fragment = format!(
