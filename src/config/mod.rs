@@ -141,7 +141,9 @@ fn guest_defaults(root: &Section<'_>, grant: &Grant, of_main: &Keys, environment
         root.refuse(key, &format!("is of no use here: only {main} includes files, so leave it out"));
     }
     let section = root.section("defaults");
-    let keys = Keys::read(&section, environment).over(&grant.defaults(of_main));
+    let own = Keys::read(&section, environment);
+    let format = own.format.clone().or(&of_main.format);
+    let keys = Keys { format, ..own.over(&grant.defaults(of_main)) };
     keys.check_required(&section.place, section.report);
     section.refuse("dir-mode", &format!("is the same for all directories: only {main} has it"));
     section.finish();
