@@ -109,7 +109,7 @@ impl<'a> Entries<'a> {
         let place = section.place.clone();
         let name = self.name(name, &place);
         let secret = self.secret(&section);
-        let rendering = Rendering::read(&section, self.environment);
+        let rendering = Rendering::read(&section, self.environment, self.bounds.map(|bounds| bounds.grant));
         let own = Keys::read(&section, self.environment);
         let version = section.read("version", |found| {
             value::number(found).filter(|version| *version > 0).ok_or_else(|| {

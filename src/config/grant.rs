@@ -114,10 +114,11 @@ impl Grant {
         }
     }
 
-    /// Complains about a file of the host that it may not have read.
-    pub fn check_path(&self, path: &Path, place: &Place, report: &Report) {
+    /// What grants it to have a file of the host read; complains if nothing does.
+    pub fn check_path(&self, path: &Path, place: &Place, report: &Report) -> Option<&Path> {
         let climbs = path.components().any(|component| component == Component::ParentDir);
-        if climbs || !self.paths.iter().any(|granted| path.starts_with(granted)) {
+        let granted = self.paths.iter().find(|granted| !climbs && path.starts_with(granted));
+        if granted.is_none() {
             let granted: Vec<String> =
                 self.paths.iter().map(|path| format!("{:?}", path.display())).collect();
             self.refuse(
@@ -128,6 +129,7 @@ impl Grant {
                 "paths",
             );
         }
+        granted.map(PathBuf::as_path)
     }
 
     /// Whether an identity of this name may be declared; complains if not.
@@ -145,7 +147,9 @@ impl Grant {
     pub fn check_credentials(&self, plan: &IdentityPlan, place: &Place, report: &Report) {
         for source in plan.method.credentials() {
             match source {
-                CredentialSource::File(path) => self.check_path(path, place, report),
+                CredentialSource::File(path) => {
+                    self.check_path(path, place, report);
+                }
                 CredentialSource::Variable(name) => report.complain(
                     place,
                     format!("would log in with ${name}, which is not this file's own: name a file instead"),

@@ -1,21 +1,15 @@
 //! What a `[file]` says about how it shows its secret: a format, or a template.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-
-use nix::fcntl::OFlag;
+use std::path::PathBuf;
 
 use crate::config::environment::Environment;
 use crate::config::file::{Section, Slot, Word};
+use crate::config::grant::Grant;
 use crate::config::keys::Shape;
 use crate::config::report::{Place, Report};
+use crate::config::texts::Bounds;
 use crate::config::value;
 use crate::render::{Content, Decode, FieldPath, Names, PemPart, Template};
-
-/// Nobody writes a longer template, in bytes.
-const LONGEST_TEMPLATE: u64 = 1 << 20;
 
 const DECODE: [(&str, Decode); 1] = [("base64", Decode::Base64)];
 const PEM_PARTS: [(&str, PemPart); 3] =
@@ -39,8 +33,8 @@ struct Text {
 }
 
 impl<'a> Rendering<'a> {
-    /// Reads them, and the file that holds the template, if one does.
-    pub fn read(section: &Section<'a>, environment: &Environment) -> Rendering<'a> {
+    /// Reads them, and the file that holds the template, if one does. `grant` is what an included file may use.
+    pub fn read(section: &Section<'a>, environment: &Environment, grant: Option<&Grant>) -> Rendering<'a> {
         let report = section.report;
         Rendering {
             field: section.text("field"),
@@ -49,11 +43,7 @@ impl<'a> Rendering<'a> {
             template: section
                 .text("template")
                 .and_then(report, |text| Ok(Text { text: text.to_owned(), file: None })),
-            template_file: section.text("template-file").and_then(report, |path| {
-                let path = environment.file_path(path)?;
-                let text = read(&path, environment).map_err(|why| format!("{} {why}", path.display()))?;
-                Ok(Text { text, file: Some(path) })
-            }),
+            template_file: template_file(section, environment, grant),
         }
     }
 
@@ -177,36 +167,25 @@ fn bundle(section: &Section<'_>) -> Slot<Vec<PemPart>> {
     Slot::Is(Word { value: parts, place: words.place })
 }
 
-/// The text of a template's file, if nobody else could have written it. Never waits: it must be a regular file.
-fn read(path: &Path, environment: &Environment) -> Result<String, String> {
-    let unreadable = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => "does not exist: create it, or name another file".to_owned(),
-        ErrorKind::PermissionDenied => {
-            format!("may not be read by user {}: change its owner or mode", environment.uid)
-        }
-        _ => format!("can't be read: {error}"),
+/// The text that lies in another file, if nobody else could have written it. An included file has it read only if it
+/// was granted: not even what is wrong with another one is told.
+fn template_file(section: &Section<'_>, environment: &Environment, grant: Option<&Grant>) -> Slot<Text> {
+    let report = section.report;
+    let path = section.text("template-file").and_then(report, |path| environment.file_path(path));
+    let granted = match (path.word(), grant) {
+        (Some(word), Some(grant)) => match grant.check_path(&word.value, &word.place, report) {
+            Some(granted) => Some(granted),
+            None => return Slot::Bad,
+        },
+        (None, _) | (_, None) => None,
     };
-    let mut options = File::options();
-    let file = options.read(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
-    let file = file.open(path).map_err(unreadable)?;
-    // Of the open file, so that nobody can put another one in its place in between.
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err("is no regular file: put the text itself there".to_owned());
-    }
-    if metadata.mode() & 0o002 != 0 {
-        return Err(format!("can be written by everybody: chmod o-w {}", path.display()));
-    }
-    if metadata.uid() != 0 && metadata.uid() != environment.uid {
-        let (owner, user) = (metadata.uid(), environment.uid);
-        return Err(format!(
-            "belongs to user {owner}, who could change it: chown it to root or to user {user}"
-        ));
-    }
-    let mut bytes = Vec::new();
-    file.take(LONGEST_TEMPLATE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > LONGEST_TEMPLATE {
-        return Err("is longer than 1 MiB, so it is no template: name another file".to_owned());
-    }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8: save it as UTF-8".to_owned())
+    path.and_then(report, |path| {
+        let found = environment.text(&path, &Bounds::Template { granted });
+        let about = |what: &str| format!("{} {what}", path.display());
+        let found = found.map_err(|why| about(&why))?;
+        match found.faults.first() {
+            Some(fault) => Err(about(fault)),
+            None => Ok(Text { text: found.text, file: Some(path) }),
+        }
+    })
 }

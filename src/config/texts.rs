@@ -3,7 +3,7 @@
 //!
 //! Every file that is read for its text is read here, so that all of them are kept. Never a credential: those are
 //! read elsewhere, at each login. Invariant: *nothing hangs*: what is included is opened without waiting, and must
-//! be a regular file.
+//! be a regular file, and so is a template.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,6 +19,8 @@ use crate::config::environment::Environment;
 
 /// Nobody writes a longer file, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
+/// Nobody writes a longer template, in bytes.
+const LONGEST_TEMPLATE: u64 = 1 << 20;
 
 /// Texts by the paths that they were asked for by, and what patterns have stood for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,9 @@ pub(super) enum Bounds<'a> {
     /// Regular files in a directory, and not by a symlink that leads out of it; of root, the mounting user or one
     /// of these.
     Inside { directory: &'a Path, owners: &'a [u32] },
+    /// Regular files, for templates; of root or the mounting user. If an included file has named it, below the path
+    /// that it was granted, and not by a symlink that leads out of that.
+    Template { granted: Option<&'a Path> },
 }
 
 impl Environment {
@@ -99,23 +104,37 @@ impl Environment {
         };
         let mut options = File::options();
         options.read(true);
-        if let Bounds::Inside { .. } = bounds {
-            // Somebody else's: a pipe in its place must not keep anybody waiting.
-            options.custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
+        match bounds {
+            Bounds::Named => {}
+            // Somebody else's, maybe: a pipe in its place must not keep anybody waiting.
+            Bounds::Inside { .. } | Bounds::Template { .. } => {
+                options.custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
+            }
         }
         let file = options.open(path).map_err(unreadable)?;
         // Of the open file, so that nobody can put another one in its place in between.
         let metadata = file.metadata().map_err(unreadable)?;
         let mut owners = vec![0, self.uid];
-        if let Bounds::Inside { directory, owners: others } = bounds {
-            if metadata.is_dir() {
-                return Err("is a directory: name the files in it, as \"DIRECTORY/*.toml\"".to_owned());
+        let regular = || match metadata.is_file() {
+            true => Ok(()),
+            false => Err("is no regular file: put the text itself there".to_owned()),
+        };
+        match bounds {
+            Bounds::Named => {}
+            Bounds::Inside { directory, owners: others } => {
+                if metadata.is_dir() {
+                    return Err("is a directory: name the files in it, as \"DIRECTORY/*.toml\"".to_owned());
+                }
+                regular()?;
+                stays_inside(&file, directory, directory.canonicalize().ok())?;
+                owners.extend(*others);
             }
-            if !metadata.is_file() {
-                return Err("is no regular file: put the text itself there".to_owned());
+            Bounds::Template { granted } => {
+                regular()?;
+                if let Some(granted) = granted {
+                    stays_inside(&file, granted, place_of(granted, path))?;
+                }
             }
-            stays_inside(&file, directory)?;
-            owners.extend(*others);
         }
         let mut faults = Vec::new();
         if metadata.mode() & 0o002 != 0 {
@@ -129,9 +148,13 @@ impl Environment {
             ));
         }
         let mut bytes = Vec::new();
-        file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > LONGEST_FILE {
-            return Err("is longer than 4 MiB, so it is no configuration: name another file".to_owned());
+        let (longest, too_long) = match bounds {
+            Bounds::Named | Bounds::Inside { .. } => (LONGEST_FILE, "4 MiB, so it is no configuration"),
+            Bounds::Template { .. } => (LONGEST_TEMPLATE, "1 MiB, so it is no template"),
+        };
+        file.take(longest + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > longest {
+            return Err(format!("is longer than {too_long}: name another file"));
         }
         let text = String::from_utf8(bytes).map_err(|error| {
             let good = error.utf8_error().valid_up_to();
@@ -142,13 +165,20 @@ impl Environment {
     }
 }
 
-/// Complains about a file that lies elsewhere, wherever the symlinks on its path have led.
-fn stays_inside(file: &File, directory: &Path) -> Result<(), String> {
+/// Where a file must lie that is read as `path`, if `granted` is what allows it. The last part of that may be a
+/// symlink that somebody else has made: it is not followed here.
+fn place_of(granted: &Path, path: &Path) -> Option<PathBuf> {
+    let Some(above) = granted.parent() else { return Some(granted.to_owned()) };
+    let above = above.canonicalize().ok()?;
+    Some(if path == granted { above } else { above.join(granted.file_name()?) })
+}
+
+/// Complains about a file that lies elsewhere than in `place`, wherever the symlinks on its path have led.
+fn stays_inside(file: &File, directory: &Path, place: Option<PathBuf>) -> Result<(), String> {
     let is = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| {
         format!("can't be found in /proc ({error}), where it would be seen where it lies")
     })?;
-    let inside = directory.canonicalize().is_ok_and(|directory| is.starts_with(directory));
-    if inside {
+    if place.is_some_and(|place| is.starts_with(place)) {
         return Ok(());
     }
     Err(format!("is a link out of {}: put the file itself there", directory.display()))

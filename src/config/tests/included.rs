@@ -1,11 +1,12 @@
 //! Included files: what each may use, and what is said of one that reaches for more.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use super::*;
-use crate::config::plan::{CredentialSource, Method};
+use crate::config::plan::{CredentialSource, Format, Method};
 use crate::config::{Kept, load_to_keep};
+use crate::render::{Content, FieldPath, TrailingNewline};
 
 /// A main file that grants one tenant something, beside things of its own.
 const MAIN: &str = "\
@@ -116,11 +117,88 @@ fn its_defaults_are_its_own() {
 }
 
 #[test]
+fn the_keys_of_formats_are_inherited_like_the_others() {
+    let main = MAIN.replace("[defaults]\n", "[defaults]\nformat = 'env'\ntrailing-newline = 'strip'\n");
+    let tenant = "\
+[file.'team-a/a']
+secret = 'secret/a'
+[file.'team-a/b']
+secret = 'secret/a#/x/0'
+format = 'yaml'
+trailing-newline = 'add'
+[dir.'team-a/c']
+secret = 'secret/c'
+names = { '/x/0' = 'x' }
+[dir.'team-a/d']
+secret = 'secret/d'
+[tree.'team-a/e']
+secret = 'secret/e/'
+";
+    let formats = |tenant: &str| -> Vec<(String, Format)> {
+        let (plan, _) = Place::new(&main, &[("conf.d/a.toml", tenant)]).load().unwrap();
+        let formats = plan.files.into_iter().map(|file| (file.spec.name.to_string(), file.format));
+        formats.filter(|(name, _)| name.starts_with("team-a/")).collect()
+    };
+    let part = || FieldPath::parse("/x/0").unwrap();
+    let (raw, env) = (Format::raw(part()).content, Content::Env { field: None });
+    use TrailingNewline::{Add, Keep, Strip};
+    let expected = |first: Content, other: TrailingNewline| {
+        [
+            ("team-a/a".to_owned(), Format { content: first, newline: other }),
+            ("team-a/b".to_owned(), Format { content: Content::Yaml { field: Some(part()) }, newline: Add }),
+            ("team-a/c/x".to_owned(), Format { content: raw.clone(), newline: other }),
+        ]
+    };
+    assert_eq!(formats(tenant), expected(env, Strip));
+    let own = format!("[defaults]\nformat = 'properties'\ntrailing-newline = 'keep'\n{tenant}");
+    assert_eq!(formats(&own), expected(Content::Properties { field: None }, Keep));
+}
+
+#[test]
+fn a_template_lies_where_it_was_granted_and_is_kept() {
+    let host = tempfile::tempdir().unwrap();
+    let at = |name: &str| host.path().join(name);
+    fs::create_dir(at("team-a")).unwrap();
+    for (name, text) in [("team-a/x.j2", "{{ a }}"), ("own", "{{ own }}"), ("alone.j2", "{{ a }}")] {
+        fs::write(at(name), text).unwrap();
+    }
+    symlink("x.j2", at("team-a/in")).unwrap();
+    symlink("../own", at("team-a/out")).unwrap();
+    symlink("/etc/passwd", at("also.j2")).unwrap();
+    symlink("/", at("root")).unwrap();
+    symlink("/", at("team-a/root")).unwrap();
+    let granted = ["team-a", "alone.j2", "also.j2", "root"].map(|name| format!("'{}'", at(name).display()));
+    let main = MAIN.replace("'/etc/leasefs/team-a'", &granted.join(", "));
+    let with = |name: &str| {
+        let path = at(name).display().to_string();
+        let tenant = format!("[file.'team-a/x']\nsecret = 'secret/a'\ntemplate-file = '{path}'\n");
+        Place::new(&main, &[("conf.d/a.toml", &tenant)])
+    };
+    for name in ["team-a/x.j2", "team-a/in", "alone.j2"] {
+        let place = with(name);
+        let (plan, kept) = place.load().unwrap_or_else(|complaints| panic!("{complaints}"));
+        let Content::Template(_) = plan.files[1].format.content else { panic!("{plan:?}") };
+        drop(place);
+        let kept: Kept = serde_json::from_str(&serde_json::to_string(&kept).unwrap()).unwrap();
+        fs::rename(at(name), at("gone")).unwrap();
+        assert_eq!(kept.plan().unwrap(), plan, "{name}");
+        fs::rename(at("gone"), at(name)).unwrap();
+    }
+    for name in ["team-a/out", "also.j2", "team-a/root/etc/passwd", "root/etc/passwd"] {
+        let said = with(name).said();
+        assert_eq!(said.len(), 1, "{name}\n{said:#?}");
+        assert!(said[0].starts_with("conf.d/a.toml:3: file.\"team-a/x\".template-file: "), "{}", said[0]);
+        assert!(said[0].contains("is a link out of "), "{name}: {}", said[0]);
+    }
+}
+
+#[test]
 fn what_was_not_granted_is_refused_with_what_the_main_file_would_have_to_say() {
     const FILE: &str = "[file.'team-a/x']\nsecret = 'secret/a#key'\n";
     let identity = |text: &str| {
         format!("[identity.{text}\n[file.'team-a/x']\nsecret = 'secret/a#key'\nidentity = 'team-a-x'")
     };
+    let template = |path: &str| format!("[file.'team-a/x']\nsecret = 'secret/a'\ntemplate-file = '{path}'");
     for (text, place, fragment) in [
         (
             "[file.own2]\nsecret = 'secret/a#key'".to_owned(),
@@ -171,6 +249,22 @@ fn what_was_not_granted_is_refused_with_what_the_main_file_would_have_to_say() {
             identity("team-a-x]\nmethod = 'token'"),
             "1: identity.team-a-x",
             "would log in with $VAULT_TOKEN, which is not this file's own",
+        ),
+        (
+            template("/etc/leasefs/own.j2"),
+            "3: file.\"team-a/x\".template-file",
+            "the file \"/etc/leasefs/own.j2\" is not granted to this file: write \"/etc/leasefs/team-a\", or have \
+             main.toml grant it, with `paths` in",
+        ),
+        (
+            template("/etc/leasefs/team-a/../../passwd"),
+            "3: file.\"team-a/x\".template-file",
+            "\"/etc/leasefs/team-a/../../passwd\" is not granted",
+        ),
+        (
+            template("/etc/leasefs/team-ab/x.j2"),
+            "3: file.\"team-a/x\".template-file",
+            "\"/etc/leasefs/team-ab/x.j2\" is not granted",
         ),
         (
             format!("[vault]\naddress = 'https://evil'\n{FILE}"),
